@@ -107,7 +107,7 @@ class Training:
             if self.processes.any(bool(stop)) or self.step == until:
                 break
         self._share_statistics()
-        check_network(self.net, self.config.train, self.where(), self.saved)
+        check_network(self.net, self.config.train, self.where(), self.saved, origin=self.origin)
         if self.step < (self.epoch + 1) * self.batches.steps_per_epoch:
             return
         self.epoch += 1
@@ -235,7 +235,8 @@ class Training:
         share, images = self.shared.penalty_share, self.batches.images
         add_penalty(self.net, batches, images, self.phase, self.optimiser, share=share)
         result = self.shared.joined(result, switches)
-        check_losses(result.loss, self.names, self.config.train, self.where(), self.saved)
+        train = self.config.train
+        check_losses(result.loss, self.names, train, self.where(), self.saved, origin=self.origin)
         taken = self.loss_scale.takes(self.processes, finite=finite, where=self.where())
         if taken and learning:
             assert switches is not None and switches.grad is not None

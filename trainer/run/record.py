@@ -62,7 +62,7 @@ def check_answers(
         for index, (lost, images) in json.loads(text).items():
             told = f"domain {domains[int(index)].name}: the trained network's answers to "
             told += f"{lost:,} of {images:,} test images are not finite"
-            fix = lower_rates(training.config.train)
+            fix = lower_rates(training.config.train, origin=training.origin)
             if lost and lost == images:
                 raise PrunionError(f"{told}: {fix}")
             if lost and training.processes.first:

@@ -56,11 +56,10 @@ def tell_left_out(model: nn.Module, example: torch.Tensor, place: int, cut: str 
         return
     if draws.found:
         modules = dict(model.named_modules())
+        names = [f"{type(modules[name]).__name__} {name}".strip() for name in draws.found]
         log.info(
             "the network is trained without what is random in its own training mode: %s",
-            first_of(
-                [f"{type(modules[name]).__name__} {name}".strip() for name in draws.found], MOST_NAMED
-            ),
+            first_of(names, MOST_NAMED),
         )
     elif own.shape != other.shape or not torch.allclose(own, other, 1e-3, 1e-4, equal_nan=True):
         log.info(

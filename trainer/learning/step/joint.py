@@ -150,7 +150,13 @@ def add_penalty(
 
 
 def check_losses(
-    losses: Mapping[int, float], names: Sequence[str], train: TrainConfig, where: str, saved: str
+    losses: Mapping[int, float],
+    names: Sequence[str],
+    train: TrainConfig,
+    where: str,
+    saved: str,
+    *,
+    origin: str = "",
 ) -> None:
     """Raise PrunionError if the loss of a domain, by number, is NaN or infinite.
 
@@ -158,16 +164,19 @@ def check_losses(
         train: whose rates moved the network, for the message.
         where: the step, for the message.
         saved: the last good state, or that there is none.
+        origin: as of `lower_rates`.
     """
     for domain, loss in losses.items():
         if not math.isfinite(loss):
             raise PrunionError(
                 f"{where}: the loss of domain {names[domain]} became {loss}: "
-                f"{lower_rates(train)}; {saved}"
+                f"{lower_rates(train, origin=origin)}; {saved}"
             )
 
 
-def check_network(net: DomainNet, train: TrainConfig, where: str, saved: str) -> None:
+def check_network(
+    net: DomainNet, train: TrainConfig, where: str, saved: str, *, origin: str = ""
+) -> None:
     """Raise PrunionError if a parameter or a statistic is NaN or infinite.
 
     The losses of a step come before its update, so no loss has seen a state's last update.
@@ -177,18 +186,22 @@ def check_network(net: DomainNet, train: TrainConfig, where: str, saved: str) ->
     for name, good in zip(values, finite.tolist(), strict=True):  # one wait for a GPU, not one each
         if not good:
             raise PrunionError(
-                f"{where}: {name} is no longer finite: {lower_rates(train)}; {saved}"
+                f"{where}: {name} is no longer finite: {lower_rates(train, origin=origin)}; {saved}"
             )
 
 
-def lower_rates(train: TrainConfig) -> str:
-    """What to do about rates that were too high: those that moved anything."""
+def lower_rates(train: TrainConfig, *, origin: str = "") -> str:
+    """What to do about rates that were too high: those that moved anything.
+
+    Args:
+        origin: of the finished run that a domain joins, whose adapters have that run's rate.
+    """
     head = train.head_lr != "auto" or train.head_optimiser == "sgd"
     rates = {
         "lr": not (train.freezes_norms and head),
         "head_lr": head,
         "trunk_lr": train.trunk == "tuned",
-        "adapter_lr": bool(train.traits.adapter_lr),
+        "adapter_lr": bool(train.traits.adapter_lr) and not origin,
         "switch_lr": train.traits.masks,
     }
     *others, last = (key for key, moves in rates.items() if moves)

@@ -27,3 +27,12 @@ def test_the_rates_that_moved_anything_are_named(train: dict[str, Any], rates: s
     """`trunk_lr` was named beside a frozen trunk, and never what moved the adapters."""
     with pytest.raises(PrunionError, match=rf"became nan: lower \[train\] {rates} and start again"):
         check_losses({0: float("nan")}, ["a"], TrainConfig(**train), "step 0", "no state")
+
+
+@pytest.mark.parametrize("train", [{"adapter_rank": 2}, {"method": "parallel"}])
+def test_a_domain_that_joins_later_is_not_told_of_a_rate_that_its_file_may_not_have(
+    train: dict[str, Any],
+) -> None:
+    told = TrainConfig(trunk="frozen", **train)
+    with pytest.raises(PrunionError, match=r"lower \[train\] lr and start again"):
+        check_losses({0: float("nan")}, ["a"], told, "step 0", "no state", origin="ab")

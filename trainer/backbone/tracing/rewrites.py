@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from prunion.trainer.backbone.names import op_name
+from prunion.trainer.backbone.tracing.parts import NO_GRAD
 
 __all__ = ["inline_regions", "rewrite"]
 
@@ -44,6 +45,8 @@ def inline_regions(module: fx.GraphModule) -> None:
         copies: dict[fx.Node, Any] = dict(zip(holes, given, strict=True))
         with module.graph.inserting_before(node):
             made = module.graph.graph_copy(region.graph, copies)
+        for copied in copies.keys() - set(holes):
+            copies[copied].meta[NO_GRAD] = True
         if isinstance(made, tuple | list):
             for pick in list(node.users):
                 pick.replace_all_uses_with(made[pick.args[1]])

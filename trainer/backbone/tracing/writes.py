@@ -13,6 +13,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from prunion.runtime.errors import UnsupportedGraphError
 from prunion.trainer.backbone.names import is_in_place, op_name
+from prunion.trainer.backbone.tracing.parts import part_of, with_part, written
 
 __all__ = ["functionalise"]
 
@@ -27,11 +28,14 @@ class _Place:
     first: int
 
 
-Places = Mapping[fx.Node, tuple[_Place, ...]]
+Memory = tuple[_Place, ...]
+Places = Mapping[fx.Node, Memory]
 
 
 def functionalise(module: fx.GraphModule, example: torch.Tensor) -> None:
     """Turn `relu_` and its like into `relu`; later readers of the overwritten tensor follow.
+
+    Those of a tensor of which a part is written into, `x[:, :4] = y`, read it put together anew.
 
     Raises UnsupportedGraphError for a write that would not reach all who read that memory later:
     those of a part of it, of a view of it, or of what it is a view of. By value this may not show:
@@ -53,8 +57,10 @@ def functionalise(module: fx.GraphModule, example: torch.Tensor) -> None:
             )
         overwritten = node.args[0]
         assert isinstance(overwritten, fx.Node)
-        later = {user for user in overwritten.users if order[user] > order[node]}
+        later = {user for user in overwritten.users if order.get(user, -1) > order[node]}
         overwritten.replace_all_uses_with(node, delete_user_cb=later.__contains__)
+        if any(_missed(node, overwritten, nodes, places)):
+            _write_part(node, nodes, order, places)
         for held, reader in _missed(node, overwritten, nodes, places):
             raise UnsupportedGraphError(
                 f"node {node.name}: {name} writes into a part of another tensor, {held.name}, "
@@ -65,6 +71,26 @@ def functionalise(module: fx.GraphModule, example: torch.Tensor) -> None:
         node.target = getattr(
             getattr(torch.ops.aten, op_name(node)[:-1]), node.target._overloadname
         )
+    module.graph.eliminate_dead_code()
+
+
+def _write_part(
+    node: fx.Node, nodes: list[fx.Node], order: dict[fx.Node, int], places: dict[fx.Node, Memory]
+) -> None:
+    """Let those who read later what a write is into a part of read it with that part in place.
+
+    Nothing where the part is not known. What is made stands in `nodes`, as if it were that memory.
+    """
+    if not (chain := part_of(node)):
+        return
+    *outer, (_, part) = with_part(chain, written(node) or node)
+    followed = [*outer, (node, part)]  # which those of the part read by now
+    for before, new in followed:
+        later = {user for user in before.users if order.get(user, -1) > order[node]}
+        before.replace_all_uses_with(new, delete_user_cb=later.__contains__)
+        order[new], places[new] = order[node], places[before]
+    at = nodes.index(node) + 1
+    nodes[at:at] = [new for _, new in followed]
 
 
 def _missed(
@@ -85,11 +111,11 @@ def _missed(
             old.add(reader)  # a view of what is out of date, or a write into it
 
 
-def _shares(some: tuple[_Place, ...], others: tuple[_Place, ...]) -> bool:
+def _shares(some: Memory, others: Memory) -> bool:
     return bool({x.storage for x in some} & {x.storage for x in others})
 
 
-def _meet(some: tuple[_Place, ...], others: tuple[_Place, ...]) -> bool:
+def _meet(some: Memory, others: Memory) -> bool:
     """Whether any element of the one lies where one of the other does: not so two halves."""
     return any(x.storage == y.storage and _overlap(x, y) for x in some for y in others)
 
@@ -110,9 +136,9 @@ def _overlap(one: _Place, other: _Place) -> bool:
     return bool(held.as_strided(other.sizes, other.steps, other.first).any())
 
 
-def _places(module: fx.GraphModule, example: torch.Tensor) -> Places:
+def _places(module: fx.GraphModule, example: torch.Tensor) -> dict[fx.Node, Memory]:
     """Where every node's tensors lie, by running the graph without any memory."""
-    found: dict[fx.Node, tuple[_Place, ...]] = {}
+    found: dict[fx.Node, Memory] = {}
     # With a shape environment it can go on where a size depends on the data.
     mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
 

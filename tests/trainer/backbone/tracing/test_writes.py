@@ -25,11 +25,6 @@ class Between(nn.Module):
         return self.second(self.middle(self.first(x))).mean((2, 3))
 
 
-def part(y: torch.Tensor) -> torch.Tensor:
-    y[:, :4].clamp_(max=60)  # which the example's noise never reaches
-    return y
-
-
 def whole_of_a_view(y: torch.Tensor) -> torch.Tensor:
     F.hardtanh_(y.flatten(2), -60.0, 60.0)
     return y
@@ -41,26 +36,36 @@ def seen_by_an_earlier_view(y: torch.Tensor) -> torch.Tensor:
     return view.unflatten(2, (8, 8))
 
 
-def one_half_into_the_other(y: torch.Tensor) -> torch.Tensor:
-    half = y[:, :4].clamp_(max=60)
-    y[:, 4:].copy_(y[:, :4])
-    return torch.cat([half, y[:, 4:]], 1)
-
-
 def under_no_grad(y: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         y.detach()[:, :4].clamp_(max=60)
     return y
 
 
+def part_of_a_view(y: torch.Tensor) -> torch.Tensor:
+    y.flatten(2)[:, :4].clamp_(max=60)
+    return y
+
+
+def every_second(y: torch.Tensor) -> torch.Tensor:
+    y[:, ::2].clamp_(max=60)
+    return y
+
+
+def one_image(y: torch.Tensor) -> torch.Tensor:
+    y[:1].clamp_(max=60)  # which the example's noise never reaches
+    return y
+
+
 @pytest.mark.parametrize(
     "middle",
     [
-        part,
         whole_of_a_view,
         seen_by_an_earlier_view,
-        one_half_into_the_other,
         under_no_grad,
+        part_of_a_view,
+        every_second,
+        one_image,
     ],
 )
 def test_a_write_that_noise_does_not_show_is_refused_if_it_would_be_lost(
@@ -109,9 +114,47 @@ def sizes(y: torch.Tensor) -> torch.Tensor:
     return view.view(y.shape[0], 8, 8, 8)
 
 
+def part(y: torch.Tensor) -> torch.Tensor:
+    y[:, :4].clamp_(max=6)
+    return y
+
+
+def one_half_into_the_other(y: torch.Tensor) -> torch.Tensor:
+    half = y[:, :4].clamp_(max=6)
+    y[:, 4:].copy_(y[:, :4])
+    return torch.cat([half, y[:, 4:]], 1)
+
+
+def parts_of_parts(y: torch.Tensor) -> torch.Tensor:
+    y[:, 2:6][:, 1, :, 2:-1] += y[:, :1, :, 2:-1].mean(1)
+    y[..., -1] = y[..., 0] * 2
+    return y * 2
+
+
+def written_twice(y: torch.Tensor) -> torch.Tensor:
+    half, other = y[:, :4], y[:, 4:] * 2
+    half.relu_()
+    y[:, 2:6] = other
+    other.zero_()
+    y[:, 7:].fill_(0.5)
+    y[:, :1] = y[:, 3:4, :1, :1]
+    return torch.cat([y, other], 1)[:, :8] + y
+
+
+def all_of_it(y: torch.Tensor) -> torch.Tensor:
+    y[:] = y.relu()
+    y[:, 3].zero_()
+    return y
+
+
 @pytest.mark.parametrize(
     "middle",
     [
+        part,
+        one_half_into_the_other,
+        parts_of_parts,
+        written_twice,
+        all_of_it,
         fresh,
         view_alone,
         same_by_another_name,

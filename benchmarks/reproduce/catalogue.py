@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from prunion.trainer.backbone import PAPER_NETS
 from prunion.trainer.config import BackboneConfig, Method
 
 __all__ = [
@@ -130,6 +129,8 @@ def usual_rows(benchmark: str, budgets: Sequence[float] = BUDGETS) -> list[Repro
 
 def backbone_of(network: str, weights: str) -> BackboneConfig:
     """The network of a row with its weights: "default", "none" or a file."""
+    from prunion.trainer.backbone import PAPER_NETS  # with torch: rows and lines need none
+
     if network in PAPER_NETS:
         return BackboneConfig(network, "prunion", weights)
     name = network.removesuffix(CONV)

@@ -13,7 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.remembered import make_tables_once, remember_exports, remember_traces
+from tests.support.remembered import (
+    make_tables_once,
+    remember_exports,
+    remember_rebuilt,
+    remember_traces,
+)
 
 # Before torch is imported, here and in the processes of tests: as many of them run at once as there
 # are cores, and a thread more than that waits for the others in a loop.
@@ -54,11 +59,17 @@ def _something_is_frozen() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Plans measured by tests stay out of the user's cache, and take a tenth of the time."""
+    """Plans measured by tests stay out of the user's cache, and take no time to speak of.
+
+    Nor is a machine left to settle before each block of calls, thousands of times 5 ms: no test
+    asks how fast something is.
+    """
     plan = importlib.import_module("prunion.runtime.model.plan")
+    timing = importlib.import_module("prunion.runtime.base.timing")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRUNION_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(plan, "SECONDS", 0.01)
+        patch.setattr(plan, "SECONDS", 0.002)
+        patch.setattr(timing, "SETTLE_S", 0.0)
         yield
 
 
@@ -84,6 +95,7 @@ def _remembered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
                 remember_exports(replace, _shared(tmp_path_factory))
         if "torchvision" in sys.modules:
             remember_traces(replace)
+            remember_rebuilt(replace)
         yield
 
 

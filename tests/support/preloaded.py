@@ -14,7 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from unittest import mock
 
-from tests.support.remembered import make_tables_once, remember_exports, remember_traces
+from tests.support.remembered import (
+    make_tables_once,
+    remember_exports,
+    remember_rebuilt,
+    remember_traces,
+)
 from tests.support.tiny_run import tiny_run
 
 LIBRARIES = (
@@ -36,6 +41,7 @@ for name in LIBRARIES:
         importlib.import_module(name)
 make_tables_once(setattr)
 remember_traces(setattr)
+remember_rebuilt(setattr)
 
 
 def begin_once(folder: Path) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["make_tables_once", "remember_exports", "remember_traces"]
+__all__ = ["make_tables_once", "remember_exports", "remember_rebuilt", "remember_traces"]
 
 Replace = Callable[[Any, str, Any], None]
 # The network of `tiny_run`, which most runs of the tests train.
@@ -111,6 +111,28 @@ def remember_traces(replace: Replace) -> None:
 
     replace(load, "published_net", short)
     replace(load, "trace", once)
+
+
+def remember_rebuilt(replace: Replace) -> None:
+    """That a stored graph gives the same channels again is looked at once for each graph.
+
+    Every run asks before its first step, and most of the tests' runs ask of the same network.
+    """
+    import torch
+
+    start = importlib.import_module("prunion.trainer.run.start")
+    check, fine = start.check_rebuilt, set[str]()
+
+    def once(net: Any, config: Any, size: tuple[int, int]) -> None:
+        told = [net.graph, list(net.classes), list(config.keep), size, net.units.table.to_json()]
+        key = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        if key not in fine:
+            random = torch.get_rng_state()
+            check(net, config, size)
+            if torch.equal(torch.get_rng_state(), random):  # else every run must draw them
+                fine.add(key)
+
+    replace(start, "check_rebuilt", once)
 
 
 def remember_exports(replace: Replace, shared: Path | None = None) -> None:

@@ -30,7 +30,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_bundles_are_timed_in_turn_and_held_against_one(runs: Path, tmp_path: Path) -> None:
     path = tmp_path / "latency.jsonl"
-    options = ["--reference", "norms", "--seconds", "0.1", "-o", str(path)]
+    options = ["--reference", "norms", "--seconds", "0.02", "-o", str(path)]
     done = CliRunner().invoke(main, [str(runs), *options])
     assert done.exit_code == 0, done.output
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,14 @@ from prunion.runtime.measure.profile import (
 from prunion.runtime.measure.profile_layers import GraphLayer, layer_graph
 
 pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_calls_of_whole_networks() -> Iterator[None]:
+    """How well a profile predicts is not asked here; whole networks are most of its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prunion.runtime.measure.profile.WHOLE", 4)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -33,11 +33,11 @@ def without_loadgen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_waiting_counts() -> None:
     """At twice what one worker can do the last query waits for half of all that came before."""
-    idle = poisson_stretch(sleep, rate=20, seconds=0.5, workers=1)
-    full = poisson_stretch(sleep, rate=500, seconds=0.5, workers=1)
+    idle = poisson_stretch(sleep, rate=50, seconds=0.5, workers=1)
+    full = poisson_stretch(sleep, rate=500, seconds=0.25, workers=1)
     assert idle.latency_ms >= 4
-    assert full.queries == 250
-    assert full.latency_ms > 250
+    assert full.queries == 125
+    assert full.latency_ms > 125
     assert full.latency_ms > idle.latency_ms
 
 

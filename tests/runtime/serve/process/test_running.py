@@ -28,7 +28,7 @@ def test_stopping_answers_all_that_was_accepted(bundle_path: Path, toy: ModuleTy
         probe.request("GET", "/v2/health/ready")
         return probe.getresponse().status
 
-    with running(bundle_path, "--ready-seconds", 5) as server:
+    with running(bundle_path, "--ready-seconds", 3) as server:
         with clients(server, 8) as load:
             until(lambda: len(load.answers) > 20)
             assert ready() == 200

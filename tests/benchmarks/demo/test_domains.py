@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from prunion.benchmarks.demo.images import faces, photos, write_demo_domains
 from prunion.trainer.config import DomainConfig
 from prunion.trainer.data import Domain, open_domain
 
-for package in ("sklearn", "skimage", "matplotlib"):
-    pytest.importorskip(package, reason="needs prunion[demo]")
+PACKAGES = ("sklearn", "skimage", "matplotlib")  # looked for: to import them takes two seconds
+if not all(importlib.util.find_spec(package) for package in PACKAGES):
+    pytest.skip("needs prunion[demo]", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +25,7 @@ def domains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Domain]:
     }
 
 
+@pytest.mark.thorough  # with the next, which shares the images: seconds to make them
 def test_there_are_five_domains_of_a_useful_size(domains: dict[str, Domain]) -> None:
     shape = {
         name: (len(d.classes), len(d.train.labels), len(d.test.labels))
@@ -37,6 +40,7 @@ def test_there_are_five_domains_of_a_useful_size(domains: dict[str, Domain]) -> 
     }
 
 
+@pytest.mark.thorough
 def test_no_test_image_is_a_training_image(domains: dict[str, Domain]) -> None:
     for name, domain in domains.items():
         train, test = (

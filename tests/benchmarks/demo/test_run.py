@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("matplotlib", reason="needs prunion[report]")
-pytest.importorskip("skimage", reason="needs prunion[demo]")
+if importlib.util.find_spec("skimage") is None:  # to import it takes a second
+    pytest.skip("needs prunion[demo]", allow_module_level=True)
 
 from prunion.benchmarks.demo import run
 from tests.support.tiny_run import tiny_run

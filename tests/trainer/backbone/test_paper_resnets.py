@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 
 from prunion.runtime.errors import ConfigError
 from prunion.trainer.backbone import PAPER_NETS, load_backbone
-from prunion.trainer.channels import find_units
+from prunion.trainer.channels import Units, find_units
 from prunion.trainer.config import BackboneConfig
 
 CONV_WEIGHTS = {"resnet26": 5_806_944, "wrn28_4": 5_839_280, "wrn28_4_preact": 5_839_280}
@@ -26,18 +28,23 @@ def test_sizes_are_those_of_the_public_codes(name: str) -> None:
     assert sum(m.weight.numel() + m.bias.numel() for m in norms) == NORM_AFFINE[name]
 
 
+@functools.cache
+def units(name: str, size: int) -> Units:
+    backbone = load_backbone(BackboneConfig(name, "prunion", weights="none"), size, size)
+    return find_units(backbone)
+
+
 @pytest.mark.parametrize(
     ("name", "size", "millions"),
     [
         ("resnet26", 64, 853.1),
         pytest.param("resnet26", 72, 1079.7, marks=pytest.mark.slow),
         pytest.param("wrn28_4", 64, 847.2, marks=pytest.mark.slow),
-        ("wrn28_4", 72, 1072.1),
+        pytest.param("wrn28_4", 72, 1072.1, marks=pytest.mark.thorough),
     ],
 )
 def test_multiply_accumulates_are_those_published(name: str, size: int, millions: float) -> None:
-    backbone = load_backbone(BackboneConfig(name, "prunion", weights="none"), size, size)
-    table = find_units(backbone).table
+    table = units(name, size).table
     everything = np.ones(table.count, dtype=bool)
     assert table.params(everything) == CONV_WEIGHTS[name]
     head = 256 * 1000  # the published figures count ImageNet's classifier
@@ -52,8 +59,7 @@ def test_features_come_out(name: str) -> None:
 
 def test_zero_padded_shortcuts_make_prefixes_of_one_stream() -> None:
     """The 32 channels of the first stream are the first 32 of the second, and so on."""
-    backbone = load_backbone(BackboneConfig("resnet26", "prunion", weights="none"), 64, 64)
-    slots = find_units(backbone).table.slots
+    slots = units("resnet26", 64).table.slots
     widest = slots["stages.2.0.conv2.weight", 0]
     assert len(set(widest.tolist())) == 256
     assert slots["conv.weight", 0].tolist() == widest[:32].tolist()

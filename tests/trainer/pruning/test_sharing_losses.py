@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
@@ -34,6 +35,7 @@ def plain_cost(count: int) -> CostModel:
     return counted_pricer("params", table).cost_model()
 
 
+@functools.cache
 def network_cost() -> CostModel:
     return counted_pricer("params", find_units(trace(Residual(), 8, 8)).table).cost_model()
 

@@ -88,7 +88,7 @@ def test_a_run_in_half_precision_learns_and_resumes(
 ) -> None:
     """On a CPU, which computes float16 too, if slowly."""
     run_file = tiny_run(tmp_path, warmup=1, ramp=1, settle=1, precision='"fp16"', switch_every=1)
-    config, out = load_config(run_file), tmp_path / "out"
+    config, out = load_config(run_file, ["input.size=8"]), tmp_path / "out"
     with pytest.raises(ConfigError, match="on a CPU"):
         train_run(config, out)
     assert not out.exists()

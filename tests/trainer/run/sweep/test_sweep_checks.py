@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -26,7 +27,7 @@ from tests.trainer.run.sweep.test_sweep import SHORT, checkpoint
 
 def test_slices_pay_from_their_first_step_and_share_none(tmp_path: Path) -> None:
     """The higher budget's warm-up was charged with the lower one's limit."""
-    keys = {"warmup": 2, "ramp": 1, "settle": 1, "switch_lr": 1e-3}
+    keys = {"warmup": 1, "ramp": 1, "settle": 1, "switch_lr": 1e-3}
     run_file = tiny_run(tmp_path, **keys, granularity='"slice"', trunk='"frozen"')
     configs = [load_config(run_file, [f"budget.limit={limit}"]) for limit in (0.3, 0.6)]
     for shared in get_args(Shared):
@@ -42,6 +43,14 @@ def test_slices_pay_from_their_first_step_and_share_none(tmp_path: Path) -> None
     assert not (tmp_path / "none").exists()
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run file; a sweep of one budget is in `out` beside it."""
+    run_file = tiny_run(tmp_path_factory.mktemp("begun"), **SHORT)
+    train_sweep([load_config(run_file, ["budget.limit=0.7"])], run_file.parent / "out")
+    return run_file
+
+
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
@@ -51,11 +60,10 @@ def test_slices_pay_from_their_first_step_and_share_none(tmp_path: Path) -> None
     ],
 )
 def test_a_damaged_finished_run_is_told_before_others_are_trained(
-    tmp_path: Path, file: str, text: str, said: str, monkeypatch: pytest.MonkeyPatch
+    begun: Path, tmp_path: Path, file: str, text: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_file = tiny_run(tmp_path, **SHORT)
-    configs = [load_config(run_file, [f"budget.limit={limit}"]) for limit in (0.7, 0.4)]
-    train_sweep(configs[:1], tmp_path / "out")
+    configs = [load_config(begun, [f"budget.limit={limit}"]) for limit in (0.7, 0.4)]
+    shutil.copytree(begun.parent / "out", tmp_path / "out")
     place = tmp_path / "out" / "seed-3-budget-0.7"
     (place / file).write_text(text)
     monkeypatch.setattr(Training, "run_epoch", lambda *_: pytest.fail("it trained"))

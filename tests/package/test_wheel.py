@@ -73,7 +73,7 @@ def test_a_checkout_without_links_makes_the_same_wheel(wheel: Path, tmp_path: Pa
     assert held(built_wheel(copied_tree(tmp_path, links=False))) == held(wheel)
 
 
-@pytest.mark.parametrize("place", ["wheel", "checkout"])
+@pytest.mark.parametrize("place", ["wheel", pytest.param("checkout", marks=pytest.mark.thorough)])
 def test_mypy_reads_the_types(place: str, wheel: Path, tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     (tmp_path / "uses.py").write_text(USES)

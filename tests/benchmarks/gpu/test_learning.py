@@ -21,6 +21,7 @@ def test_the_plan_names_rows_that_there_are_and_none_twice() -> None:
     assert plan[0].name == "eight: --domains all --seed 0 tuned-all"
 
 
+@pytest.mark.thorough  # two processes that import torch
 def test_failed_rows_are_named_and_late_ones_not_begun(tmp_path: Path) -> None:
     common = ["--data", str(tmp_path), "--weights", str(tmp_path)]
     (tmp_path / "a.jsonl").write_text(

@@ -24,7 +24,7 @@ def test_students_t_is_that_of_the_tables(df: int, end: float) -> None:
     assert seed_interval(means) == pytest.approx((-end * error, end * error), rel=1e-6)
 
 
-@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.thorough)])
 def test_as_many_draws_come_to_the_same(seeds: int) -> None:
     """Ends of two million draws of the same two parts, within 1 %."""
     draw, shares = np.random.default_rng(0), [(300, 0.2, 0.1), (40, 0.3, 0.4), (900, 0.05, 0.04)]

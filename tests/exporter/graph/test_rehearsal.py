@@ -49,12 +49,15 @@ def test_a_network_that_can_be_exported_is_left_as_it_was() -> None:
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-def test_a_cut_that_lays_a_node_out_anew_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("blocks", [1, pytest.param(2, marks=pytest.mark.thorough)])
+def test_a_cut_that_lays_a_node_out_anew_is_exact(
+    blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The papers' ResNet joins zeros to its shortcut, of which as many stay as the sum needs.
 
-    Two blocks of a stage are as good as four.
+    It does so in the first block of a stage, and has four.
     """
-    monkeypatch.setattr(paper_resnets, "BLOCKS", 2)
+    monkeypatch.setattr(paper_resnets, "BLOCKS", blocks)
     backbone = BackboneConfig("resnet26", "prunion", weights="none")
     rehearse_export(build_network(backbone, (32, 32), [2, 3]), 32, 32)
 

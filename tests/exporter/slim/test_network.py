@@ -232,7 +232,9 @@ def test_a_reshape_that_joins_channels_ties_them() -> None:
     assert torch.allclose(expected[own], got[own], atol=1e-5)
 
 
-@pytest.mark.parametrize("model", [Shuffle, Split, ZeroPad])
+@pytest.mark.parametrize(
+    "model", [Shuffle, Split, pytest.param(ZeroPad, marks=pytest.mark.thorough)]
+)
 def test_channels_are_gathered_along_an_axis_counted_from_the_end(model: type[nn.Module]) -> None:
     """Along axis 1 OpenVINO folds a reordering of all channels into the wrong weights."""
     graph = onnx_graph(slim_network(domain_net(model(), (3, 4))), 8, 8).graph

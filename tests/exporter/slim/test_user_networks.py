@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,15 @@ from tests.support.networks.random_nets import SIDE
 NETWORKS = LAYERS | OPERATIONS
 REFUSED = [name for name, (_, outcome) in NETWORKS.items() if outcome not in (EXACT, WHOLE)]
 ACCEPTED = [name for name in NETWORKS if name not in REFUSED]
-QUICK = [*ACCEPTED[::32], "tokens", "PReLU, a slope each", "GroupNorm"]  # of the exported ones
+QUICK = [ACCEPTED[0], "tokens", "PReLU, a slope each", "GroupNorm"]  # of the exported ones
 REBUILT = ACCEPTED[::3]
 FOLDED = ["BatchNorm over tokens", "BatchNorm over as many tokens", "tokens", *ACCEPTED[::16]]
 
 
-def quick(names: list[str]) -> list[Any]:
-    """All accepted ones; those not named are slow."""
-    return [n if n in names else pytest.param(n, marks=pytest.mark.slow) for n in ACCEPTED]
+def quick(names: list[str], thorough: Sequence[str] = ()) -> list[Any]:
+    """All accepted ones; those not named are slow, or thorough."""
+    marks = {n: pytest.mark.thorough if n in thorough else pytest.mark.slow for n in ACCEPTED}
+    return [n if n in names else pytest.param(n, marks=marks[n]) for n in ACCEPTED]
 
 
 @functools.cache
@@ -134,7 +136,7 @@ def test_refused_before_training(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", quick(QUICK))
+@pytest.mark.parametrize("name", quick(QUICK, ACCEPTED[::32]))
 def test_exported_is_masked(name: str, tmp_path: Path) -> None:
     net = network(name)
     switch(net, 0.5)

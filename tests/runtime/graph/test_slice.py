@@ -274,7 +274,7 @@ def test_a_node_that_reads_no_cut_channel_may_be_whatever_it_is() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "squeezenet1_1",
+        pytest.param("squeezenet1_1", marks=pytest.mark.thorough),
         pytest.param("shufflenet_v2_x0_5", marks=pytest.mark.slow),
         pytest.param("mobilenet_v3_small", marks=pytest.mark.slow),
         pytest.param("densenet121", marks=pytest.mark.slow),

@@ -23,7 +23,7 @@ from tests.support.networks.small import Plain, domain_net
 @pytest.mark.parametrize(
     ("source", "name", "features"),
     [
-        ("torchvision", "mobilenet_v2", 1280),
+        pytest.param("torchvision", "mobilenet_v2", 1280, marks=pytest.mark.thorough),
         ("prunion", "wrn28_4", 256),
         ("timm", "regnetx_002", 368),
     ],

@@ -156,7 +156,14 @@ class Plain(nn.Module):
         return self.fc(F.relu(self.second(F.relu(self.first(x)))).mean((2, 3)))
 
 
-@pytest.mark.parametrize(("model", "settle"), [(None, 1), (None, 0), (Plain, 1), (Plain, 0)])
+@pytest.mark.parametrize(
+    ("model", "settle"),
+    [
+        (None, 1),
+        (Plain, 0),
+        *(pytest.param(*x, marks=pytest.mark.thorough) for x in ((None, 0), (Plain, 1))),
+    ],
+)
 def test_what_the_cut_does_is_not_laid_to_norms(
     tmp_path: Path, model: type[nn.Module] | None, settle: int
 ) -> None:

@@ -92,7 +92,14 @@ def test_adapters_by_where_they_are_put(
     assert ratio == pytest.approx(computed, abs=0.001)
 
 
-@pytest.mark.parametrize(("domains", "bits"), [(2, 1), (4, 2), (6, 3), (8, 3), (10, 4)])
+@pytest.mark.parametrize(
+    ("domains", "bits"),
+    [
+        (2, 1),
+        (6, 3),
+        *(pytest.param(*x, marks=pytest.mark.thorough) for x in ((4, 2), (8, 3), (10, 4))),
+    ],
+)
 def test_packnets_owners(resnet26: DomainNet, domains: int, bits: int) -> None:
     """Printed for six: 1.10, 1.11 and 1.09. The backbone is the first of the tasks."""
     assert bits == math.ceil(math.log2(domains))

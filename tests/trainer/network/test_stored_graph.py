@@ -68,7 +68,11 @@ def test_a_rebuilt_network_is_the_same(kind: type[nn.Module]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "name"), [("torchvision", "shufflenet_v2_x0_5"), ("timm", "tf_efficientnet_lite0")]
+    ("source", "name"),
+    [
+        ("torchvision", "shufflenet_v2_x0_5"),
+        pytest.param("timm", "tf_efficientnet_lite0", marks=pytest.mark.thorough),
+    ],
 )
 def test_a_library_is_not_needed_again(source: str, name: str) -> None:
     config = BackboneConfig(name, source, weights="none")

@@ -92,7 +92,8 @@ def test_macs_that_an_earlier_prunion_counted_are_counted_anew(tiny: Path, tmp_p
         load_checkpoint(run)
 
 
-@settings(QUICK, max_examples=2)
+@pytest.mark.thorough
+@settings(QUICK, max_examples=4)
 @given(
     model=networks(),
     kind=st.sampled_from(KINDS),

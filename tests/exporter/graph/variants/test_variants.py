@@ -120,7 +120,9 @@ def test_a_bank_beyond_float16_is_refused() -> None:
         half_graph(full)
 
 
-@pytest.mark.parametrize("opset", [13, 17, 18, 21])
+@pytest.mark.parametrize(
+    "opset", [13, 21, *(pytest.param(n, marks=pytest.mark.thorough) for n in (17, 18))]
+)
 def test_every_opset_computes_the_same(opset: int, tmp_path: Path) -> None:
     model = Residual() if opset % 2 else Concat()
     net = switch_off(domain_net(model, (3, 5, 2)))

@@ -166,7 +166,10 @@ def test_two_may_have_a_port_and_one_listens() -> None:
     ("options", "text", "loads"),
     [
         (["--host", "300.1.1.1"], "choose another --host", False),
-        (["--api-keys", "{bundle}/manifest.json"], "is no `NAME SHA256`", False),
+        pytest.param(
+            *(["--api-keys", "{bundle}/manifest.json"], "is no `NAME SHA256`", False),
+            marks=pytest.mark.thorough,
+        ),
         (["--uds", "{bundle}/manifest.json"], "choose another --uds", False),
         (["--packs", "{bundle}", "--keep", "x"], "x", True),
     ],

@@ -96,6 +96,7 @@ def wait_for_steps(process: Forked, folder: Path, more: int, before: int | None)
         time.sleep(0.005)
 
 
+@pytest.mark.thorough  # what it adds to the stops within one process, below, is SIGKILL
 def test_killed_twice_the_checkpoint_is_the_same(
     whole: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:

@@ -145,7 +145,10 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return folder / "run.toml"
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 3])
+# `folder/test_resume.py` stops a run in all of its epochs.
+@pytest.mark.parametrize(
+    "epochs", [1, *(pytest.param(n, marks=pytest.mark.thorough) for n in (2, 3))]
+)
 def test_a_stopped_run_goes_on_as_if_it_never_was(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
 ) -> None:

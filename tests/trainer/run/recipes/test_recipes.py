@@ -50,9 +50,14 @@ SLOW = (
 )
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CHOICES]
-)
+THOROUGH = ("intersection", "union and domains", "greedy, one domain a step")
+
+
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow] * (name in SLOW) + [pytest.mark.thorough] * (name in THOROUGH)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=marks(n)) for n in CHOICES])
 def test_the_budget_is_met_after_rounding(name: str, tmp_path: Path) -> None:
     result = trained(tmp_path, **{"ramp": 1, **CHOICES[name]})
     assert result.budget["met"]
@@ -135,7 +140,14 @@ def test_one_domain_a_step_moves_its_own_switches_and_each_gets_its_turns(
     assert moved[0] == moved[1] > 1
 
 
-@pytest.mark.parametrize("order", ["joint", "batch", "epoch", "round-robin"])
+@pytest.mark.parametrize(
+    "order",
+    [
+        "joint",
+        "epoch",
+        *(pytest.param(x, marks=pytest.mark.thorough) for x in ("batch", "round-robin")),
+    ],
+)
 def test_batchnorm_is_estimated_again_for_the_final_switches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
 ) -> None:

@@ -30,10 +30,21 @@ METHODS: dict[str, dict[str, Any]] = {
     "ba2": {"recipe": '"paper"', "switch_lr": 2e-3},
     "ba2 slices": {"granularity": '"slice"', "switch_lr": 2e-3},
 }
+# Adapters beside convolutions, as "parallel" has, and switches as "ba2" has for slices.
+ALIKE = ("svd", "lora", "taps", "ba2")
 
 
 @pytest.mark.parametrize(
-    ("method", "order"), [("affine", "batch"), *((method, "round-robin") for method in METHODS)]
+    ("method", "order"),
+    [
+        ("affine", "batch"),
+        *(
+            pytest.param(x, "round-robin", marks=pytest.mark.thorough)
+            if x in ALIKE
+            else (x, "round-robin")
+            for x in METHODS
+        ),
+    ],
 )
 def test_an_absent_domain_stands_still(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, order: str

@@ -17,11 +17,11 @@ from torch import nn
 from prunion.exporter.bundle.packs import graph_trunk_hash, trunk_hash
 from prunion.exporter.counts import check_counts, recount
 from prunion.exporter.graph import onnx_graph
-from prunion.exporter.slim import slim_network
+from prunion.exporter.slim import SlimNet, slim_network
 from prunion.runtime.errors import VerificationError
 from prunion.runtime.measure.profile_layers import find_layers
 from prunion.trainer.config import BackboneConfig
-from prunion.trainer.network import rebuild_network
+from prunion.trainer.network import DomainNet, rebuild_network
 from tests.support.networks.counting import macs_by_running
 from tests.support.networks.small import domain_net
 
@@ -184,6 +184,14 @@ class Picked(Stem):
         return (x + x[:, self.inner.order]).mean((2, 3))
 
 
+def cut(net: DomainNet) -> SlimNet:
+    """Without its first channel."""
+    dead = np.zeros(net.units.table.count, bool)
+    dead[0] = True
+    net.drop_units(dead)
+    return slim_network(net)
+
+
 @pytest.mark.parametrize(
     ("model", "weights"),
     [
@@ -215,10 +223,7 @@ def test_counts_and_hash_are_those_of_the_network(model: nn.Module, weights: int
     backbone = BackboneConfig("lost:forever", "python")  # a checkpoint's graph counts alike
     again = rebuild_network(backbone, (SIDE, SIDE), [2, 3], net.graph, "the checkpoint's graph")
     assert again.units.table.to_json() == table.to_json()
-    dead = np.zeros(table.count, bool)
-    dead[0] = True
-    net.drop_units(dead)
-    slim = slim_network(net)
+    slim = cut(net)
     graph = onnx_graph(slim, SIDE, SIDE)
     left, counted = np.ones(slim.table.count, bool), recount(graph)
     assert counted.params == slim.table.params(left)
@@ -229,17 +234,17 @@ def test_counts_and_hash_are_those_of_the_network(model: nn.Module, weights: int
 
 
 def test_a_layer_is_timed_on_all_that_one_image_gives_it() -> None:
-    slim = slim_network(domain_net(Quarters().eval(), (2, 3), SIDE))
+    slim = cut(domain_net(Quarters().eval(), (2, 3), SIDE))
     layers = find_layers(onnx_graph(slim, SIDE, SIDE), slim.table)
     assert (layers["local.weight"].parts, layers["local.weight"].image) == (4, (4, 4))
     assert layers["conv.weight"].parts == 1
-    slim = slim_network(domain_net(Flat().eval(), (2, 3), SIDE))
+    slim = cut(domain_net(Flat().eval(), (2, 3), SIDE))
     layer = find_layers(onnx_graph(slim, SIDE, SIDE), slim.table)["up.weight"]
     assert (layer.kind, layer.image) == ("tokens", (SIDE * SIDE,))
 
 
 def test_a_graph_that_costs_other_than_was_counted_is_not_written() -> None:
-    slim = slim_network(domain_net(Flat().eval(), (2, 3), SIDE))
+    slim = cut(domain_net(Flat().eval(), (2, 3), SIDE))
     graph = onnx_graph(slim, SIDE, SIDE)
     check_counts(graph, slim.table)
     layers = [replace(x, positions=1) if x.weight == "up.weight" else x for x in slim.table.layers]

@@ -218,7 +218,8 @@ def test_commands_take_every_form(
     assert done.exit_code == 0 and "class 00" in done.stdout, done.output
     done = CliRunner().invoke(cli, ["inspect", path])
     assert ("folded in for good" if name == "single" else "heads") in done.stdout
-    report = bench(path, batches=[2], seconds=0.02, threads=1, precision=precision)
+    fresh = name == FORMS[6][0]  # a process for each session
+    report = bench(path, batches=[2], seconds=0.02, threads=1, precision=precision, fresh=fresh)
     kinds = {row.session for row in report.rows} - {"blocked"}  # of float32 only
     assert kinds == ({"single"} if name == "single" else {"mixed", "pinned:d0"})
 

@@ -18,7 +18,16 @@ from typing import Any
 from tests.support.waiting import LONG
 
 STARTED = re.compile(r"http (\d+|/[^,]*)(?:, grpc (\d+))?")
-COMMAND = [sys.executable, "-c", "from prunion.runtime.cli.main import main; main()"]
+BEGIN = "from prunion.runtime.cli.main import main; main()"
+COMMAND = [sys.executable, "-c", BEGIN]
+# As in `tests/conftest.py`: seconds of a server that meets a graph for the first time.
+SOON_PLANNED = """
+from prunion.runtime.base import timing
+from prunion.runtime.model import plan
+
+timing.SETTLE_S, plan.SECONDS = 0.0, 0.002
+"""
+SERVER = [sys.executable, "-c", SOON_PLANNED + BEGIN]
 
 
 @dataclass
@@ -58,7 +67,7 @@ def running(bundle: Path, *options: object, workers: int = 1) -> Iterator[Runnin
     if workers > 1:
         arguments += ["--workers", workers]
     process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
+        [*SERVER, *map(str, arguments)],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -72,7 +72,7 @@ PLACED = [
 
 @pytest.fixture(scope="module")
 def resnet26() -> DomainNet:
-    return DomainNet(trace(PAPER_NETS["resnet26"](), 64, 64), [2])
+    return DomainNet(trace(PAPER_NETS["resnet26"](), 32, 32), [2])
 
 
 @pytest.mark.parametrize(("train", "printed", "computed"), PLACED)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.runtime.serve.process.load import IMAGE, ask, connect
-from tests.runtime.serve.running import running
+from tests.runtime.serve.running import BEGIN, SOON_PLANNED, running
 from tests.support.waiting import LONG, until
 
 pytest.importorskip("onnxruntime")
@@ -99,11 +99,11 @@ def _pending(children: dict[int, str]) -> int:
 
 def test_those_that_serve_go_on_while_another_cannot_start(tmp_path: Path) -> None:
     """They were all ended once one had died and the next could not begin."""
-    process = begin(tmp_path, soon=2.0)
+    process = begin(tmp_path, soon=1.0)
     (tmp_path / "loaded").touch()
     until(lambda: list(said(tmp_path).values()) == ["not told"] * 2)
     first, second = said(tmp_path)
-    time.sleep(2.1)  # by then they have started
+    time.sleep(1.1)  # by then they have started
     (tmp_path / "broken").touch()
     os.kill(first, signal.SIGKILL)
     assert process.stderr is not None
@@ -141,10 +141,9 @@ def test_a_worker_that_comes_later_serves_what_the_others_do(
     tmp_path: Path, toy: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bundle was put in the folder and nobody was told: only the replacement served it."""
-    begin = "import prunion.runtime.serve.listening.workers as workers; workers.SOON = 0; "
-    main = "from prunion.runtime.cli.main import main; main()"
-    command = [sys.executable, "-c", begin + main]
-    monkeypatch.setattr("tests.runtime.serve.running.COMMAND", command)
+    begin = "import prunion.runtime.serve.listening.workers as workers; workers.SOON = 0\n"
+    command = [sys.executable, "-c", SOON_PLANNED + begin + BEGIN]
+    monkeypatch.setattr("tests.runtime.serve.running.SERVER", command)
     new = toy.make_tables(seed=1)
     bundle = toy.make_bundle(tmp_path / "served", toy.make_tables())
     other = toy.make_bundle(tmp_path / "next", new)

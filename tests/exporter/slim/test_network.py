@@ -233,7 +233,8 @@ def test_a_reshape_that_joins_channels_ties_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [Shuffle, Split, pytest.param(ZeroPad, marks=pytest.mark.thorough)]
+    "model",
+    [Shuffle, *(pytest.param(x, marks=pytest.mark.thorough) for x in (Split, ZeroPad))],
 )
 def test_channels_are_gathered_along_an_axis_counted_from_the_end(model: type[nn.Module]) -> None:
     """Along axis 1 OpenVINO folds a reordering of all channels into the wrong weights."""

@@ -238,7 +238,13 @@ def test_a_compiled_trunk_learns_the_same(tmp_path: Path) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
-@pytest.mark.parametrize("keys", [{"accumulate": 2, "batch_size": 16}, {"order": '"batch"'}])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"accumulate": 2, "batch_size": 16},
+        pytest.param({"order": '"batch"'}, marks=pytest.mark.thorough),
+    ],
+)
 def test_ranking_holds_no_more_images_than_a_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any]
 ) -> None:

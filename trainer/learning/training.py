@@ -232,10 +232,9 @@ class Training:
         result = self._forward_backward(batches, switches)
         own = [p.grad for p in self.net.parameters()]
         finite = self.loss_scale.unscale([*own, None if switches is None else switches.grad])
-        share, images = self.shared.penalty_share, self.batches.images
+        train, images, share = self.config.train, self.batches.images, self.shared.penalty_share
         add_penalty(self.net, batches, images, self.phase, self.optimiser, share=share)
         result = self.shared.joined(result, switches)
-        train = self.config.train
         check_losses(result.loss, self.names, train, self.where(), self.saved, origin=self.origin)
         taken = self.loss_scale.takes(self.processes, finite=finite, where=self.where())
         if taken and learning:
@@ -246,7 +245,7 @@ class Training:
         if taken:
             self._move(sorted(result.loss))
         self.optimiser.zero_grad(set_to_none=True)
-        if self.config.train.average and self.phase == "settle":
+        if train.average and self.phase == "settle":
             self.average.update(self.net)
         return result
 
@@ -278,11 +277,11 @@ class Training:
         self, batches: Sequence[Batch], switches: torch.Tensor | None
     ) -> StepResult:
         """In as many parts as the run says; gradients add up."""
-        parts = self.batches.parts(batches)
+        parts, train = self.batches.parts(batches), self.config.train
         step = partial(
             forward_backward,
-            smoothing=self.config.train.label_smoothing,
-            precision=self.config.train.precision,
+            smoothing=train.label_smoothing,
+            precision=train.precision,
             teacher=self.teacher,
             scale=self.loss_scale.value,
         )

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from prunion.runtime.errors import BudgetError, ConfigError
-from prunion.trainer.config import GRAPH, METHOD_KEYS, RunConfig, has_own_weights
+from prunion.trainer.config import BASELINE, GRAPH, METHOD_KEYS, RunConfig, has_own_weights
 from prunion.trainer.cost import (
     PricedBudget,
     check_floor,
@@ -43,6 +43,7 @@ from prunion.trainer.network import (
 from prunion.trainer.processes import Processes, prepare_torch
 from prunion.trainer.run.result import run_result
 from prunion.trainer.run.taught import tell_taught
+from prunion.trainer.score import idle_keys
 
 __all__ = ["ExportCheck", "begin", "check_budget", "found_in", "least_of_run"]
 
@@ -135,6 +136,9 @@ def begin(
     check_budget(config, net, budget, begun=graph is not None)
     if unsure := own_doubt(config, net):
         log.warning(unsure)
+    if (idle := idle_keys(config)) and folder.name != BASELINE:  # which has its run's keys
+        told = "[train] %s: says nothing, as [budget] limit 1 leaves every channel"
+        log.warning(told, ", ".join(idle))
     net = net.to(device)
     batches = JointBatches(
         domains, config, processes=processes, pin=device == "cuda", norms=has_norms(net)

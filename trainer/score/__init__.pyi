@@ -15,6 +15,7 @@ from .made_by import recounted as recounted
 from .made_by import untold as untold
 from .pruning import baseline_of as baseline_of
 from .pruning import check_baseline as check_baseline
+from .pruning import idle_keys as idle_keys
 from .tables import BENCHMARKS as BENCHMARKS
 from .tables import DECATHLON as DECATHLON
 from .tables import IMAGENET_TO_SKETCH as IMAGENET_TO_SKETCH

@@ -17,11 +17,16 @@ from prunion.trainer.config import (
     TrainConfig,
 )
 
-__all__ = ["Pruning", "baseline_of", "check_baseline", "keeps_all", "read_pruning"]
+__all__ = ["Pruning", "baseline_of", "check_baseline", "idle_keys", "keeps_all", "read_pruning"]
 
 OVERSHOOT = 1.1  # what learning may leave of the budget before the last cut, times the budget
 FILLED = 0.75  # of a limit: what stays below it was held by something else
 
+# Of [train], how channels are chosen that a budget has no room for.
+OF_CHOICE = (
+    *("ranking", "ramp_shape", "switch_every", "switch_travel", "sharing", "sharing_weight"),
+    *("domain_budget", "cut", "settle_with"),
+)
 Lead = Literal["learning", "the ramp", ""]
 
 
@@ -85,6 +90,17 @@ def keeps_all(config: RunConfig) -> str:
     if budget.is_fraction and budget.amount == 1 and budget.own == 1:
         return "[budget] limit is the whole network"
     return ""
+
+
+def idle_keys(config: RunConfig) -> list[str]:
+    """What a run says of how channels are chosen, though its budget has room for all of them."""
+    train = config.train
+    # Slices and the paper's recipe learn beside any budget; another method refuses these keys.
+    learns = train.granularity == "slice" or train.recipe == "paper"
+    if learns or not train.traits.prunes or not keeps_all(config):
+        return []
+    usual = replace(config, train=TrainConfig(method=train.method, recipe=train.recipe)).train
+    return [key for key in OF_CHOICE if getattr(train, key) != getattr(usual, key)]
 
 
 def check_baseline(config: RunConfig) -> None:

@@ -8,9 +8,10 @@ from typing import Any, get_args
 
 import pytest
 
+from prunion.trainer.config import RunConfig
 from prunion.trainer.config.checks import RecipeName
 from prunion.trainer.config.method import METHODS, Method
-from prunion.trainer.score.pruning import Pruning, read_pruning
+from prunion.trainer.score.pruning import Pruning, idle_keys, read_pruning
 from prunion.trainer.score.verdict import read_verdict
 from tests.trainer.score.written_run import written_run
 
@@ -117,3 +118,26 @@ def test_an_older_folder_is_read_and_what_it_lacks_is_not_known(lacks: str, tmp_
     found = read_verdict(folder)
     assert found is not None and "last cut" not in "".join(found.lines)
     assert found.lines[0].startswith("what pruning cost is not known")
+
+
+@pytest.mark.parametrize(
+    ("budget", "train", "idle"),
+    [
+        ({"limit": 1}, {"ranking": "random", "switch_every": 2}, ["ranking", "switch_every"]),
+        ({"limit": 1.0, "kind": "macs"}, {"recipe": "once", "cut": "domains"}, ["cut"]),
+        ({"limit": 1}, {"sharing": "none", "lr": 0.1}, ["sharing"]),
+        ({"limit": 1}, {"method": "ba2"}, []),
+        ({"limit": 1}, {"recipe": "paper", "sharing": "jaccard"}, []),
+        ({"limit": 1}, {"granularity": "slice", "sharing": "jaccard"}, []),
+        ({"limit": 1, "own": 0.5}, {"own_epochs": 2, "switch_every": 2}, []),
+        ({"limit": 0.9}, {"ranking": "random"}, []),
+        ({"limit": 0.9}, {"method": "norms"}, []),
+    ],
+)
+def test_what_is_said_of_choosing_where_nothing_is_chosen(
+    budget: dict[str, Any], train: dict[str, Any], idle: list[str]
+) -> None:
+    """It was taken without a word."""
+    domain = {"train": ["a"], "test": ["b"]}
+    run = {"backbone": {"name": "resnet18"}, "budget": budget, "domains": {"a": domain}}
+    assert idle_keys(RunConfig.from_json({**run, "train": train})) == idle

@@ -197,7 +197,7 @@ def _open(
     files = image_files([Path(path) for path in getattr(config, part)], beside)
     where = f"[domains.{config.name}]"
     for key in ("image_column", "label_column"):
-        if getattr(config, key) and not has_columns(files) and files[0].is_dir():
+        if getattr(config, key) and files[0].is_dir() and not _any_columns(config):
             raise ConfigError(
                 f"{where} {key} is for Parquet, tables and tars, but {part} is a folder: remove it"
             )
@@ -216,6 +216,12 @@ def _open(
             "files, or tables that name images (.csv, .tsv, .jsonl)"
         )
     raise DataError(f"{where} {part} is {files[0]}, which does not exist: correct the path")
+
+
+def _any_columns(config: DomainConfig) -> bool:
+    """Whether a part of the domain has columns: one may be class folders, another a table."""
+    parts = (getattr(config, part) for part in PARTS)
+    return any(has_columns(image_files([Path(x) for x in paths])) for paths in parts if paths)
 
 
 def _sets(domain: Domain) -> list[ImageSet]:

@@ -39,3 +39,15 @@ def test_a_table_s_numbers_meet_parquet_s_names(tmp_path: Path) -> None:
         open_domain(DomainConfig("d", train=train, test=(str(tmp_path / "test.csv"),)), 0)
     with pytest.raises(ConfigError, match=r"a list may hold \.parquet or \.tar files or tables"):
         DomainConfig("d", train=("a.csv", "folder"), test=("b.csv",))
+
+
+def test_columns_are_named_where_one_part_has_them(tmp_path: Path) -> None:
+    write_folders(tmp_path / "set", {"cat": 4, "dog": 3})
+    rows = [f"set/{name}/000{index}.png,{name}" for name in ("cat", "dog") for index in (0, 1)]
+    (tmp_path / "test.csv").write_text("\n".join(["file,kind", *rows]))
+    parts = {"train": (str(tmp_path / "set"),), "test": (str(tmp_path / "test.csv"),)}
+    columns = {"image_column": "file", "label_column": "kind"}
+    for one, other in (("train", "test"), ("test", "train")):
+        domain = open_domain(DomainConfig("d", train=parts[one], test=parts[other], **columns), 0)
+        assert domain.classes == ("cat", "dog")
+        assert {len(domain.train), len(domain.test)} == {7, 4}

@@ -14,6 +14,7 @@ from prunion.trainer.config.scaffold.layout import (
     SHARDS,
     TESTS,
     TRAIN,
+    are_parts,
     holds_classes,
     holds_deeper,
     holds_images,
@@ -21,6 +22,7 @@ from prunion.trainer.config.scaffold.layout import (
     inner_folders,
     is_named,
     is_part,
+    named_by_hand,
     part_name,
     parts_of,
 )
@@ -28,6 +30,7 @@ from prunion.trainer.config.scaffold.layout import (
 __all__ = ["domain_parts", "found_domains", "free_name"]
 
 log = logging.getLogger(__name__)
+NO_CLASSES = "holds no images in class folders"
 FILES = (*SHARDS, *TABLE_SUFFIXES, ".zip")  # that may hold a set of images, or name them
 
 
@@ -59,16 +62,16 @@ def found_domains(data: Path) -> dict[str, dict[str, Path]]:
             f"{classes[0]} holds images, as a class does, and {next(iter(found))} holds folders of "
             "them, as a domain does: move away the one that does not belong there"
         )
-    if classes:
+    if classes and not are_parts(classes):
         return {_name(data.resolve().name): {"train": data}}
     if not found:
         raise DataError(
-            f"{data} holds no images in class folders: give DATA/DOMAIN/CLASS/*.jpg, or "
+            f"{data} {NO_CLASSES}: give DATA/DOMAIN/CLASS/*.jpg, or "
             "DATA/DOMAIN/train/CLASS/*.jpg with a test folder beside; where a class's images lie "
-            "deeper, name the domains in a run file by hand"
+            f"deeper, name the domains in a run file by hand{named_by_hand(data)}"
         )
     for folder in others:
-        log.info("%s is left out: it holds no images in class folders", folder)
+        log.info("%s is left out: it %s%s", folder, NO_CLASSES, named_by_hand(folder))
     names: dict[str, dict[str, Path]] = {}
     for folder, parts in found.items():
         names[free_name(_name(folder.name), names)] = parts
@@ -145,7 +148,8 @@ def _unread(exc: OSError, folder: Path) -> str:
 
 
 def _domain(folder: Path) -> dict[str, Path]:
-    return {"train": folder} if holds_classes(folder) else {}
+    classes = [x for x in inner_folders(folder) if holds_images(x)]
+    return {"train": folder} if classes and not are_parts(classes) else {}
 
 
 def _note_beside(data: Path) -> None:
@@ -154,7 +158,7 @@ def _note_beside(data: Path) -> None:
         if path.is_symlink() and not path.exists():
             log.info("%s is left out: it is a link to what is not there", path)
         elif path.is_file() and path.suffix.lower() in (*FILES, *IMAGE_SUFFIXES):
-            log.info("%s is left out: it is a file beside folders; a run file can name one", path)
+            log.info("%s is left out: it lies in no class folder; a run file can name one", path)
 
 
 def _note_classes(folder: Path) -> None:
@@ -203,7 +207,7 @@ def _why_left(path: Path) -> str:
     if not path.exists():
         return "it is a link to what is not there"
     if not is_part(path):
-        return "it holds no images in class folders"
+        return f"it {NO_CLASSES}"
     return "a domain has one part of its kind" if named else "its name is no part's"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from prunion.runtime.images import (
@@ -17,6 +18,7 @@ __all__ = [
     "SHARDS",
     "TESTS",
     "TRAIN",
+    "are_parts",
     "holds_classes",
     "holds_deeper",
     "holds_images",
@@ -24,6 +26,7 @@ __all__ = [
     "inner_folders",
     "is_named",
     "is_part",
+    "named_by_hand",
     "part_name",
     "parts_of",
 ]
@@ -71,6 +74,35 @@ def is_part(path: Path) -> bool:
         return True
     # What has no parts itself has classes, as its name says, whose images may lie deeper.
     return not parts_of(path) and holds_deeper(path)
+
+
+def are_parts(folders: Sequence[Path]) -> bool:
+    """Whether folders of images are parts of a set, without classes: called `train` and `test`.
+
+    A table names such images; as classes they would be told apart by the part that they are in.
+    """
+    kinds = [next((kind for kind in (TRAIN, TESTS) if part_name(x) in kind), ()) for x in folders]
+    return all(kinds) and len(set(kinds)) > 1
+
+
+def named_by_hand(folder: Path) -> str:
+    """What to write in a run file of a folder without class folders; "" where nothing is known.
+
+    The layouts of Hugging Face (shards in `data/`, or what `save_to_disk` wrote) and tables.
+    """
+    try:
+        if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+            return f'; in a run file it is source = "huggingface", name = "{folder.as_posix()}"'
+        inside = [folder, *inner_folders(folder)]
+        files = [x for place in inside for x in sorted(place.iterdir()) if x.is_file()]
+    except OSError:  # what cannot be read is told elsewhere
+        return ""
+    named = [x for x in files if x.suffix.lower() in (*SHARDS, *TABLE_SUFFIXES)]
+    if not named:
+        return ""
+    first = next((x for x in named if "train" in x.name.casefold()), named[0])
+    pattern = re.sub(r"-\d+-of-\d+(?=\.)", "-*", first.name)
+    return f'; in a run file it is train = "{first.with_name(pattern).as_posix()}"'
 
 
 def holds_classes(folder: Path) -> bool:

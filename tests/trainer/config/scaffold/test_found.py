@@ -191,3 +191,32 @@ def test_a_domain_that_is_reached_twice_is_one(
     assert "link is left out: it leads to" in told and told.endswith(
         "ok, which is a domain already"
     )
+
+
+def test_parts_without_classes_are_no_classes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A table labels images that lie in `train` and `test`; these folders are no two classes."""
+    caplog.set_level(logging.INFO)
+    data = folders(tmp_path / "data", "A/x", "A/y", "B/img/train", "B/img/test")
+    (data / "B" / "train.csv").touch()
+    with pytest.raises(DataError, match=rf'in a run file it is train = "{data / "B/train.csv"}"'):
+        found_domains(data / "B")
+    with pytest.raises(DataError, match="holds no images in class folders"):
+        found_domains(data / "B" / "img")
+    assert found_domains(data) == {"A": {"train": data / "A"}}
+    folders(tmp_path / "steam", "train", "test", "diesel")
+    assert list(found_domains(tmp_path / "steam")) == ["steam"]
+
+
+def test_layouts_of_hugging_face_are_told_how_a_run_file_names_them(tmp_path: Path) -> None:
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    (tmp_path / "saved").mkdir()
+    for name in ("hub/data/test-00000-of-00001.parquet", "hub/data/train-00000-of-00001.parquet"):
+        (tmp_path / name).touch()
+    (tmp_path / "saved" / "dataset_dict.json").touch()
+    for place in (tmp_path / "hub", tmp_path / "hub" / "data"):
+        with pytest.raises(DataError, match=r'train = ".*/hub/data/train-\*\.parquet"'):
+            found_domains(place)
+    with pytest.raises(DataError, match=r'source = "huggingface", name = ".*/saved"'):
+        found_domains(tmp_path / "saved")

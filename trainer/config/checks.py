@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Literal, get_args
 
 from prunion.runtime.base import is_number, is_whole, shown
@@ -42,6 +43,7 @@ __all__ = [
     "check_epochs",
     "check_held",
     "check_int",
+    "check_kept",
     "check_keys",
     "check_number",
     "check_rate",
@@ -88,6 +90,19 @@ def check_keys(
                 raise ConfigError(f"{key_of(table, key)} is missing: add it to [{table}]")
             line = "[domains.NAME]" if key == "domains" else f"[{key}]"  # what a file needs: tables
             raise ConfigError(f"{key} is missing: add it as a table, a line {line} with its keys")
+
+
+def check_kept(table: str, given: Iterable[str], cls: type, own: Sequence[str]) -> None:
+    """Refuse what a domain that comes later has from its run: keys of `cls` but its `own`.
+
+    All of them are named, in the file's order: whoever gives the run's own file has many.
+    """
+    kept = {x.name for x in fields(cls)} - set(own)
+    if others := ", ".join(key for key in given if key in kept):
+        raise ConfigError(
+            f"{key_of(table, others)} means nothing for a domain that comes later, which has the "
+            "run's: remove it"
+        )
 
 
 def _hint(key: str, known: Sequence[str]) -> str:

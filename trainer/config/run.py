@@ -16,6 +16,7 @@ from prunion.trainer.config.checks import (
     check_choice,
     check_held,
     check_int,
+    check_kept,
     check_keys,
     check_table,
     key_of,
@@ -233,16 +234,14 @@ def load_added_domain(path: Path | str) -> AddedDomainConfig:
     try:
         check_used(value.get("domains"))
         absolute_paths(value, path.absolute().parent)
+        check_kept("", value, RunConfig, ("seed", "train", "domains"))
         check_keys("", value, ["seed", "train", "domains"], ("domains",))
         domains = check_table("domains", value["domains"])
         if len(domains) != 1:
             raise ConfigError(f"[domains] has {len(domains)} tables: give the one domain to add")
         ((name, table),) = domains.items()
         given = check_table("train", value.get("train", {}))
-        for key in set(given) & {f.name for f in fields(TrainConfig)} - set(ADDED_TRAIN):
-            raise ConfigError(
-                f"[train] {key} means nothing for a domain that comes later: remove it"
-            )
+        check_kept("train", given, TrainConfig, ADDED_TRAIN)
         check_keys("train", given, ADDED_TRAIN)
         train = {"warmup": 4, "ramp": 4, "settle": 4, **given}
         seed = value.get("seed", 0)

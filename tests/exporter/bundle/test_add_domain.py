@@ -124,6 +124,9 @@ def test_a_name_that_is_taken_and_a_file_of_two_domains_are_refused(run: Path) -
     (run / "more.toml").write_text(text.replace("lr = 5e-3", 'trunk = "tuned"'))
     with pytest.raises(ConfigError, match="trunk means nothing for a domain that comes later"):
         add_domain_pack(run / "run", run / "more.toml", run / "x")
+    (run / "whole.toml").write_text("[input]\nsize = 8\n[budget]\nlimit = 1\n" + text)
+    with pytest.raises(ConfigError, match=r"input, budget means nothing .* has the run's: remove"):
+        add_domain_pack(run / "run", run / "whole.toml", run / "x")
     with pytest.raises(ConfigError, match="give the one domain to add"):
         add_domain_pack(run / "run", run / "two.toml", run / "x")
     assert not (run / "x").exists()

@@ -6,6 +6,7 @@ from .budget import check_floor as check_floor
 from .budget import least_allowed as least_allowed
 from .budget import least_cost as least_cost
 from .budget import least_limit as least_limit
+from .budget import limit_doubt as limit_doubt
 from .budget import make_budget as make_budget
 from .budget import select_union as select_union
 from .budget import shown_cost as shown_cost

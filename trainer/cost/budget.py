@@ -21,6 +21,7 @@ __all__ = [
     "least_allowed",
     "least_cost",
     "least_limit",
+    "limit_doubt",
     "make_budget",
     "select_union",
     "shown_cost",
@@ -99,6 +100,14 @@ def _finest(config: BudgetConfig, pricer: Pricer, allowed: float) -> str:
         return ""
     fits = least_allowed(replace(config, round_to=smallest), pricer) <= allowed
     return f"set round_to = {smallest}, or " if fits else ""
+
+
+def limit_doubt(config: BudgetConfig, budget: PricedBudget) -> str:
+    """What to say of an amount that the whole network keeps to, a slip of its unit or its kind."""
+    if config.is_fraction or budget.allowed < budget.full:
+        return ""
+    whole = shown_cost(config.kind, budget.full)
+    return f"[budget] limit {config.limit} cuts nothing: the whole network has {whole}"
 
 
 def check_floor(config: BudgetConfig, budget: PricedBudget) -> None:

@@ -150,7 +150,7 @@ def _domain_lines(domains: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = [
         f"{'domain':<{width}} {'classes':>8}"
         + "".join(f" {part:>10}" for part in parts)
-        + "  sizes (width×height)"
+        + "  sizes of some (width×height)"
     ]
     for name, found in domains.items():
         sizes = " … ".join(dict.fromkeys(f"{w}×{h}" for w, h in found["sizes"]))

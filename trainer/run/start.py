@@ -20,6 +20,7 @@ from prunion.trainer.cost import (
     check_floor,
     least_allowed,
     least_limit,
+    limit_doubt,
     make_budget,
     make_pricer,
     profile_doubts,
@@ -134,7 +135,8 @@ def begin(
     adapt_network(net, config.train)
     set_normalisation(net, config)
     check_budget(config, net, budget, begun=graph is not None)
-    if unsure := own_doubt(config, net):
+    idle = limit_doubt(config.budget, budget) if cuts else ""
+    for unsure in filter(None, (own_doubt(config, net), idle)):
         log.warning(unsure)
     if (idle := idle_keys(config)) and folder.name != BASELINE:  # which has its run's keys
         told = "[train] %s: says nothing, as [budget] limit 1 leaves every channel"

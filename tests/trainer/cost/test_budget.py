@@ -14,6 +14,7 @@ from prunion.trainer.cost import (
     Pricer,
     budget_account,
     counted_pricer,
+    limit_doubt,
     make_budget,
     make_pricer,
     select_union,
@@ -113,6 +114,14 @@ def test_an_absolute_amount_is_taken_as_written() -> None:
     assert budget.allowed == 300
     alive = select_union(np.random.rand(units.table.count), budget)
     assert units.table.params(alive) <= 300
+
+
+@pytest.mark.parametrize(("limit", "told"), [("1G", True), ("0.3k", False), (1.0, False)])
+def test_an_amount_that_cuts_nothing_is_told(limit: str | float, told: bool) -> None:
+    config = BudgetConfig(limit, round_to=1)
+    doubt = limit_doubt(config, make_budget(config, pricer(0)))
+    assert bool(doubt) is told
+    assert not told or "limit 1G cuts nothing: the whole network has" in doubt
 
 
 @pytest.mark.parametrize("multiple", [2, 4])

@@ -1,4 +1,4 @@
-"""An interrupt comes while a library is imported: it is not lost, and raises nothing inside."""
+"""An interrupt comes where nothing can be raised: it is not lost, and raises nothing inside."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 SLOW = """
 import os, signal, time
@@ -34,6 +36,37 @@ def test_an_import_ends_first(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (130, "")
     assert done.stdout.split() == ["imported", "left"]
+
+
+DESTROYS = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from prunion.runtime.cli.interrupt import defer_interrupts
+from prunion.runtime.errors import StoppedError
+defer_interrupts()
+def stop(number, frame):
+    raise StoppedError("stopped", 128 + number)
+signal.signal(signal.SIGTERM, stop)
+class Dies:
+    def __del__(self):
+        signal.raise_signal(int(sys.argv[1]))
+        time.sleep(0)
+try:
+    Dies()
+    print("left", flush=True)
+    time.sleep(30)
+except (KeyboardInterrupt, StoppedError) as caught:
+    sys.exit(getattr(caught, "code", 130))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it wakes no thread that sleeps there")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_destructor_ends_first(number: int) -> None:
+    """Python prints a trace of what rises out of it, and goes on."""
+    command = [sys.executable, "-c", DESTROYS, str(int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr, done.stdout) == (128 + number, "", "left\n")
 
 
 def test_who_ignores_interrupts_still_does() -> None:

@@ -34,7 +34,15 @@ from prunion.benchmarks.report.subject import Identity, Subject
 from prunion.runtime.base import read_json
 from prunion.runtime.bundle import Manifest, UnitTable, load_manifest
 from prunion.runtime.errors import InputError
-from prunion.trainer.config import BASELINE, CHECKPOINT, CHECKPOINT_FILE, LOG, RECORD, runs_below
+from prunion.trainer.config import (
+    BASELINE,
+    CHECKPOINT,
+    CHECKPOINT_FILE,
+    LOG,
+    RECORD,
+    check_checkpoint,
+    runs_below,
+)
 from prunion.trainer.score import read_verdict
 
 __all__ = ["read_subjects"]
@@ -47,6 +55,7 @@ def read_subjects(paths: Sequence[Path | str]) -> list[Subject]:
 
     Raises:
         InputError: a path is none of these, a file is damaged, or it belongs to nothing given.
+        CheckpointError: a run's checkpoint is not whole, or of another prunion's format.
     """
     subjects: list[Subject] = []
     files: list[tuple[Path, dict[str, Any]]] = []
@@ -84,6 +93,7 @@ def _of_run(path: Path) -> Subject:
 
     folder = path / CHECKPOINT if (path / CHECKPOINT).is_dir() else path
     meta = read_json(folder / CHECKPOINT_FILE, InputError)
+    check_checkpoint(folder, meta)
     table = UnitTable.from_json(read_json(folder / "units.json", InputError))
     switches = load_file(folder / "model.safetensors")["switches"] > 0
     record = _optional(path / RECORD)

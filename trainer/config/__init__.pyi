@@ -38,6 +38,7 @@ from .scaffold import run_file_text as run_file_text
 from .stored import BASELINE as BASELINE
 from .stored import CHECKPOINT as CHECKPOINT
 from .stored import CHECKPOINT_FILE as CHECKPOINT_FILE
+from .stored import CHECKPOINT_FORMAT as CHECKPOINT_FORMAT
 from .stored import GRAPH as GRAPH
 from .stored import LOG as LOG
 from .stored import OWN_STATE as OWN_STATE
@@ -47,6 +48,7 @@ from .stored import STATE as STATE
 from .stored import TENSORBOARD as TENSORBOARD
 from .stored import changed_keys as changed_keys
 from .stored import changed_paths as changed_paths
+from .stored import check_checkpoint as check_checkpoint
 from .stored import keep_run_file as keep_run_file
 from .stored import lacks_shape as lacks_shape
 from .stored import runs_below as runs_below

@@ -25,10 +25,12 @@ from prunion.runtime.errors import CheckpointError, PrunionError
 from prunion.trainer.config import (
     CHECKPOINT,
     CHECKPOINT_FILE,
+    CHECKPOINT_FORMAT,
     GRAPH,
     LOG,
     STATE,
     RunConfig,
+    check_checkpoint,
     runs_below,
 )
 from prunion.trainer.network.build import (
@@ -41,7 +43,6 @@ from prunion.trainer.network.build import (
 from prunion.trainer.network.masked import DomainNet
 
 __all__ = [
-    "FORMAT_VERSION",
     "Checkpoint",
     "checkpoint_sha256",
     "counted_copy",
@@ -53,7 +54,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
 OF_A_RUN = (STATE, LOG)  # which has its checkpoint once it is done
 FILES = (CHECKPOINT_FILE, "model.safetensors", "units.json", GRAPH, "profile.json")
 
@@ -92,7 +92,7 @@ def save_checkpoint(
         write_json(temporary / "units.json", net.units.table.to_json())
         write_json(temporary / GRAPH, net.graph)
         meta = {
-            "format_version": FORMAT_VERSION,
+            "format_version": CHECKPOINT_FORMAT,
             "config": config.to_json(),
             **facts,
             "seed": config.seed,
@@ -134,7 +134,7 @@ def load_checkpoint(path: Path | str, *, merge: bool = True) -> Checkpoint:
             f"{path} holds no checkpoint.json: give the folder that `prunion train` wrote"
         )
     meta = read_json(folder / CHECKPOINT_FILE, CheckpointError)
-    _check_files(folder, meta)
+    check_checkpoint(folder, meta)
     try:
         config = RunConfig.from_checkpoint(meta["config"])
         classes = [len(d["classes"]) for d in meta["domains"]]
@@ -183,28 +183,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _check_files(folder: Path, meta: Any) -> None:
-    if not isinstance(meta, dict) or meta.get("format_version") != FORMAT_VERSION:
-        got = meta.get("format_version") if isinstance(meta, dict) else None
-        raise CheckpointError(
-            f"{folder}/checkpoint.json has format_version {got}, this prunion reads "
-            f"{FORMAT_VERSION}: train again, or use the prunion that wrote it"
-        )
-    files = [("model.safetensors", "model_sha256"), ("units.json", "units_sha256")]
-    for name, key in ((GRAPH, "graph_sha256"), ("profile.json", "profile_sha256")):
-        if key in meta:
-            files.append((name, key))
-    for name, key in files:
-        file = folder / name
-        if not file.is_file():
-            raise CheckpointError(f"{file} is missing: copy the whole checkpoint folder")
-        if sha256_file(file) != meta.get(key):
-            raise CheckpointError(
-                f"{file} is truncated or altered (its SHA-256 differs from checkpoint.json's): "
-                "copy the checkpoint again"
-            )
 
 
 def _check_units(folder: Path, net: DomainNet) -> None:

@@ -17,7 +17,7 @@ from prunion.exporter.bundle import export_bundle
 from prunion.runtime import bench, evaluate, load
 from prunion.runtime.base import sha256_file, write_json
 from prunion.runtime.bundle import load_manifest, read_pack, write_pack
-from prunion.runtime.errors import InputError
+from prunion.runtime.errors import CheckpointError, InputError
 from prunion.trainer.config import load_config
 from prunion.trainer.run import train_with_baseline
 from tests.support.tiny_run import tiny_run
@@ -242,3 +242,19 @@ def test_a_baseline_of_other_images_does_not_stand_beside(own: Path, tmp_path: P
     edit(record, lambda value: value.pop("made_by"))
     (subject,) = read_subjects([own / "run"])
     assert subject.baseline == {} and "it is not known which images" in subject.notes[0]
+
+
+def test_a_checkpoint_that_was_copied_in_part_is_refused(own: Path) -> None:
+    """It ended in a trace, and changed switches were widths that no file has."""
+    folder = own / "run" / "checkpoint"
+    whole = (folder / "model.safetensors").read_bytes()
+    for part in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1])):
+        (folder / "model.safetensors").write_bytes(part)
+        with pytest.raises(CheckpointError, match=r"model\.safetensors is truncated or altered"):
+            read_subjects([own / "run"])
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="is missing: copy the whole checkpoint folder"):
+        read_subjects([own / "run"])
+    edit(folder / "checkpoint.json", lambda value: value.update(format_version=9))
+    with pytest.raises(CheckpointError, match="has format_version 9, this prunion reads 1"):
+        read_subjects([own / "run"])

@@ -14,3 +14,5 @@ from .names import STATE as STATE
 from .names import TENSORBOARD as TENSORBOARD
 from .names import runs_below as runs_below
 from .run_copy import keep_run_file as keep_run_file
+from .whole import CHECKPOINT_FORMAT as CHECKPOINT_FORMAT
+from .whole import check_checkpoint as check_checkpoint

@@ -48,21 +48,25 @@ TABLES = (
     Table("latency", "docs/benchmarks.md", f"{COST}.runtime_latency --seconds 0.6", 2),
     Table(
         "against",
-        "docs/benchmarks.md",
+        "docs/benchmarks/against.md",
         f"{COST}.against -o against.jsonl",
         20,
         adds_to=("against.jsonl",),
     ),
-    Table("agreement", "docs/benchmarks.md", f"{COST}.agreement", 2, "mlcommons-loadgen"),
+    Table("agreement", "docs/benchmarks/against.md", f"{COST}.agreement", 2, "mlcommons-loadgen"),
     Table(
         "mixed-batch",
-        "docs/benchmarks.md",
+        "docs/benchmarks/shapes.md",
         f"{COST}.runtime_latency --own 1 --size 96 --seconds 1",
         2,
     ),
     Table("memory", "docs/benchmarks.md", f"{COST}.runtime_memory", 5),
     Table(
-        "widths", "docs/benchmarks.md", f"{COST}.round_to --seconds 2", 15, "openvino, for its rows"
+        "widths",
+        "docs/benchmarks/shapes.md",
+        f"{COST}.round_to --seconds 2",
+        15,
+        "openvino, for its rows",
     ),
     Table(
         "backbones",
@@ -190,7 +194,7 @@ TABLES = (
     Table("params", "docs/methods.md", "prunion.benchmarks.reproduce.ratios", 3),
     Table(
         "serving",
-        "docs/serving.md",
+        "docs/serving/measured.md",
         "prunion.benchmarks.serving -o serving.jsonl",
         60,
         adds_to=("serving.jsonl",),

@@ -1,4 +1,4 @@
-"""The page about serving: every line of curl and Python on it runs, and its options exist."""
+"""The pages about serving: every line of curl and Python on it runs, and their options exist."""
 
 from __future__ import annotations
 
@@ -22,8 +22,12 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("uvicorn", reason="needs prunion[serve]")
 pytest.importorskip("grpc", reason="needs prunion[serve]")
 
-PAGE = (Path(__file__).parents[4] / "docs" / "serving.md").read_text("utf-8")
-DEPLOY = Path(__file__).parents[4] / "docs" / "deploy"
+DOCS = Path(__file__).parents[4] / "docs"
+PAGE = "".join(
+    path.read_text("utf-8")
+    for path in (DOCS / "serving.md", *sorted((DOCS / "serving").glob("*.md")))
+)
+DEPLOY = DOCS / "deploy"
 
 
 def blocks(language: str) -> list[str]:

@@ -89,10 +89,10 @@ def written(node: fx.Node) -> fx.Node | None:
             return None
         have, want = source.meta["val"], target.meta["val"]
         if have.dtype != want.dtype:
-            return None
+            node = source = _made(node, aten.to.dtype, (source, want.dtype))
         if have.shape == want.shape:
             return _made(node, aten.clone.default, (source,))  # a later write to it reaches no copy
-        return _made(node, aten.expand.default, (source, list(want.shape)))
+        return _made(node, aten.expand_as.default, (source, target))
     if name in ("zero_", "fill_"):
         value = 0.0 if name == "zero_" else node.args[1]
         if not isinstance(value, int | float) or not target.meta["val"].is_floating_point():

@@ -68,6 +68,8 @@ def functionalise(module: fx.GraphModule, example: torch.Tensor) -> None:
                 "torch.cat), or choose another backbone; `keep` cannot help here"
             )
     for node in writes:
+        if op_name(node) == "copy_" and (value := written(node)) is not None:
+            node.replace_all_uses_with(value)  # torch has no gradient of `copy`
         node.target = getattr(
             getattr(torch.ops.aten, op_name(node)[:-1]), node.target._overloadname
         )

@@ -147,6 +147,16 @@ def all_of_it(y: torch.Tensor) -> torch.Tensor:
     return y
 
 
+def copied(y: torch.Tensor) -> torch.Tensor:
+    made, source = torch.zeros_like(y), y.relu()
+    made.copy_(source)
+    source.add_(1)
+    y.copy_(source.double() * made[:, :1])
+    y[:, 6:].copy_(y[:, :1])
+    made.copy_(source[:, :1])
+    return torch.cat([made[:, :2], y[:, 2:]], 1)
+
+
 @pytest.mark.parametrize(
     "middle",
     [
@@ -155,6 +165,7 @@ def all_of_it(y: torch.Tensor) -> torch.Tensor:
         parts_of_parts,
         written_twice,
         all_of_it,
+        copied,
         fresh,
         view_alone,
         same_by_another_name,

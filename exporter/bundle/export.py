@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ from prunion.trainer.processes import keep_to_quota
 
 __all__ = ["bundle_name", "export_bundle"]
 
+log = logging.getLogger(__name__)
 # What people name when they expect one file.
 FILES = (".engine", ".json", ".onnx", ".ort", ".plan", ".pt", ".pth", ".safetensors", ".zip")
 
@@ -86,6 +88,8 @@ def _make_bundle(
     checkpoint: Path | str, output: Path, name: str, options: ExportOptions, *, force: bool
 ) -> dict[str, Any]:
     source = load_source(checkpoint, options)
+    if source.slices is not None and source.checkpoint.net.adapter is None:
+        log.info("a graph of one domain alone is not packed: it has zeros where no slice is used")
     source.budget()  # refuse before the work of exporting
     slim = slim_network(source.checkpoint.net, source.alive)
     free_memory()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from prunion.trainer.methods import WeightAdapter
 from prunion.trainer.network import Checkpoint, load_checkpoint
 
 __all__ = ["Source", "load_source"]
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,5 @@ def load_source(path: Path | str, options: ExportOptions) -> Source:
     slices = loaded.net.adapter if holds_slices(loaded.net) else None
     computed = loaded.net.adapter is not None
     prepare_trunk(loaded.net, dense=options.specialise is not None)
-    if slices is not None and loaded.net.adapter is None:
-        log.info("a graph of one domain alone is not packed: it has zeros where no slice is used")
     check_options(options, loaded.net, loaded.config.train)
     return Source(loaded, kept_units(loaded, everyone), slices, apart(loaded.net), computed)

@@ -63,9 +63,9 @@ def verify_bundle(
     graph; every variant against the fp32 graph; and with `against` (a checkpoint) all of them
     against masked torch, the INT8 graph's accuracy where the run's images are there, and what only
     the checkpoint knows: the backbone's counts and widths, the budget, how images are prepared,
-    classes, accuracies, which network it was, and each domain's own weights. The bundle's name,
-    `paper`, `params.own`, the errors that its export noted and the rest of `provenance` are not
-    checked.
+    classes, accuracies, which network it was, what each pack holds, and the trunk's weights. The
+    bundle's name, `paper`, `params.own`, the errors that its export noted and the rest of
+    `provenance` are not checked.
 
     Of an open bundle the files are opened anew, and another bundle in its place is a problem.
 

@@ -84,34 +84,46 @@ def _tell(
 ) -> int:
     """Print each answer as it comes, or all as JSON; returns how many images have none.
 
-    Who interrupts thousands keeps what was printed, and is told how much of them that is.
+    Where thousands are not answered to the end, what was printed stays, and how many it is, is
+    told; of JSON there is all or nothing.
     """
     from prunion.runtime.cli.evaluation import told_progress
     from prunion.runtime.errors import PrunionError, printable
 
     rows: list[dict[str, Any]] = []
     done = unread = 0
-    with told_progress() if as_json else nullcontext(lambda *_: None) as progress:
-        try:
+    try:
+        with told_progress() if as_json else nullcontext(lambda *_: None) as progress:
             for image, x in answers:
-                done += 1
-                progress(done, total)
-                if isinstance(x, PrunionError):
-                    unread += 1
+                unread += isinstance(x, PrunionError)
+                if as_json:
+                    rows.append({"image": image, **_value(x)})
+                elif isinstance(x, PrunionError):
                     click.echo(f"error: {x}", err=True)
-                    rows += [{"image": image, "error": str(x)}] if as_json else []
-                elif as_json:
-                    rows.append({"image": image, **asdict(x), "top": [c._asdict() for c in x.top]})
                 else:
                     shown = ", ".join(f"{c.name} {c.probability:.1%}" for c in x.top)
                     click.echo(printable(f"{image}: {shown}"))
-        except KeyboardInterrupt:
-            kept = "nothing was written" if as_json else "these were printed"
+                done += 1
+                progress(done, total)
+    except (KeyboardInterrupt, PrunionError) as exc:
+        if done or isinstance(exc, KeyboardInterrupt):
+            kept = "nothing was written" if as_json else "their answers were printed"
             click.echo(f"stopped after {done:,} of {total:,} images: {kept}", err=True)
-            raise
+        raise
+    for row in rows:  # below the bar, not in its line
+        if "error" in row:
+            click.echo(f"error: {row['error']}", err=True)
     if as_json:
         echo_json(rows)
     return unread
+
+
+def _value(answer: Prediction | PrunionError) -> dict[str, Any]:
+    from prunion.runtime.errors import PrunionError
+
+    if isinstance(answer, PrunionError):
+        return {"error": str(answer)}
+    return {**asdict(answer), "top": [c._asdict() for c in answer.top]}
 
 
 def _named(arguments: Sequence[str]) -> list[str]:

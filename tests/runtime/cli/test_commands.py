@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from prunion.runtime.bundle import open_bundle, write_pack
+from prunion.runtime.cli import evaluation
+from prunion.runtime.errors import BundleError
 from prunion.runtime.model import Model
 from tests.runtime.cli.command_line import invoke, one_error_line
 
@@ -36,8 +38,9 @@ def test_predict_json(bundle_path: Path, picture: Path) -> None:
 
 
 def test_an_image_that_cannot_be_read_costs_the_others_nothing(
-    bundle_path: Path, picture: Path, tmp_path: Path
+    bundle_path: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(evaluation, "BETWEEN_LINES", -1.0)
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     arguments = ("predict", bundle_path, "-d", "signs", picture, broken, picture)
@@ -45,7 +48,11 @@ def test_an_image_that_cannot_be_read_costs_the_others_nothing(
     assert result.exit_code == 1
     assert [line.split(":")[0] for line in result.stdout.splitlines()] == [str(picture)] * 2
     assert str(broken) in result.stderr and len(result.stderr.splitlines()) == 1
-    rows = json.loads(invoke(*arguments, "--json").stdout)
+    told = invoke(*arguments, "--json")
+    assert told.exit_code == 1
+    begins = [line.split(":")[0] for line in told.stderr.splitlines()]
+    assert begins == ["1 of 3 images", "2 of 3 images", "3 of 3 images", "error"], "not in the bar"
+    rows = json.loads(told.stdout)
     assert [sorted(row)[:2] for row in rows][1] == ["error", "image"]
     assert rows[0] == rows[2] != rows[1]
 
@@ -242,8 +249,13 @@ def test_inspect_shows_the_facts(bundle_path: Path) -> None:
 
 
 @pytest.mark.parametrize("more", [(), ("--json",)])
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), BundleError("the session fails")])
 def test_who_interrupts_many_images_keeps_what_was_answered(
-    bundle_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+    bundle_path: Path,
+    picture: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    more: tuple[str, ...],
+    end: BaseException,
 ) -> None:
     """All were answered before the first was printed, and one broken file had all asked again."""
     asked: list[int] = []
@@ -252,15 +264,17 @@ def test_who_interrupts_many_images_keeps_what_was_answered(
     def third_stops(self: Model, images: Any, *given: Any, **options: Any) -> Any:
         asked.append(len(images))
         if len(asked) == 3:
-            raise KeyboardInterrupt
+            raise end
         return predict(self, images, *given, **options)
 
     monkeypatch.setattr(Model, "predict", third_stops)
     result = invoke("predict", bundle_path, "-d", "signs", *[picture] * 100, *more)
-    assert result.exit_code == 130 and asked == [32] * 3
+    interrupted = isinstance(end, KeyboardInterrupt)
+    assert result.exit_code == (130 if interrupted else 1) and asked == [32] * 3
     assert len(result.stdout.splitlines()) == (0 if more else 64)
-    kept = "nothing was written" if more else "these were printed"
-    assert result.stderr.strip() == f"stopped after 64 of 100 images: {kept}"
+    kept = "nothing was written" if more else "their answers were printed"
+    told = [f"stopped after 64 of 100 images: {kept}", f"error: {end}"]
+    assert result.stderr.splitlines() == told[: 1 if interrupted else 2]
 
 
 def test_a_broken_image_has_only_its_neighbours_asked_again(

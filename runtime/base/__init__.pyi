@@ -71,7 +71,6 @@ from .readings import state_text as state_text
 from .spelling import spelled_for_programs as spelled_for_programs
 from .text import amount_text as amount_text
 from .text import asked_text as asked_text
-from .text import first_of as first_of
 from .text import listed as listed
 from .text import one_line as one_line
 from .text import reason_of as reason_of

@@ -10,7 +10,6 @@ from prunion.runtime.errors import printable
 __all__ = [
     "amount_text",
     "asked_text",
-    "first_of",
     "listed",
     "one_line",
     "reason_of",
@@ -32,12 +31,14 @@ def shown(value: object) -> str:
     return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."
 
 
-def listed(names: Sequence[str], *, more: bool = False) -> str:
-    """Names as a message gives them: a bundle may have thousands of domains.
+def listed(names: Sequence[str], most: int = MOST_LISTED, *, open_end: bool = False) -> str:
+    """The first `most` names, for a bundle may have thousands of domains: "a, b and 3 more".
 
-    `more` are there than `names` has.
+    `open_end`: there are others that `names` lacks, nobody knows how many: "a, b and more".
     """
-    return ", ".join(names[:MOST_LISTED]) + (", …" if more or len(names) > MOST_LISTED else "")
+    left = len(names) - most
+    more = " and more" if open_end else f" and {left:,} more" if left > 0 else ""
+    return ", ".join(names[:most]) + more
 
 
 def amount_text(value: float) -> str:
@@ -60,12 +61,6 @@ def asked_text(value: float | str) -> str:
     if value <= 1:
         return f"{value:.4g}"
     return f"{value:,.4f}".rstrip("0").rstrip(".")
-
-
-def first_of(names: Sequence[str], most: int) -> str:
-    """The first `most` names, and how many more there are: "a, b and 3 more"."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def one_line(exc: BaseException) -> str:

@@ -120,7 +120,7 @@ class Layers:
         )
 
     def _listing(self, more: bool) -> str:
-        return f"the model has {listed(list(self.by_name), more=more)}"
+        return f"the model has {listed(list(self.by_name), open_end=more)}"
 
 
 def rows_after(before: tuple[str, ...], own: Iterable[str]) -> tuple[str, ...]:

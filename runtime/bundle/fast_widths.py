@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from prunion.runtime.base import Backend, Precision, arithmetic_of, default_round_to
+from prunion.runtime.base import Backend, Precision, arithmetic_of, default_round_to, listed
 from prunion.runtime.bundle.unit_table import UnitTable
 
 __all__ = ["block_of", "multiples_below", "widths_warning"]
@@ -54,10 +54,9 @@ def widths_warning(widths: Mapping[str, tuple[int, int]], block: int | None, whe
     cut = {name: after for name, after in off.items() if after != widths[name][0]}
     if not cut:  # the backbone's own are nobody's fault here
         return ""
-    shown = ", ".join(f"{name} {after}" for name, after in list(cut.items())[:SHOWN])
-    more = ", …" if len(cut) > SHOWN else ""
+    some = listed([f"{name} {after}" for name, after in cut.items()], SHOWN)
     before = f"; {len(off) - len(cut)} more were so before pruning" if len(off) > len(cut) else ""
     return (
         f"{len(cut)} of {len(widths)} layers are cut to widths off the fast path of {where}, no "
-        f"multiples of {block} ({shown}{more}{before}): set [budget] round_to = {block}"
+        f"multiples of {block} ({some}{before}): set [budget] round_to = {block}"
     )

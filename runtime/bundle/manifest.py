@@ -15,7 +15,7 @@ from prunion.runtime.bundle.manifest_parts import (
     BudgetAccount,
     Domain,
     ImageInput,
-    listed,
+    file_of,
     read_bank,
     read_counts,
     read_domains,
@@ -138,14 +138,14 @@ class Manifest:
             rounding=_if_told(top, "rounding", Rounding.from_json),
             paper=_if_told(top, "paper", PaperAccount.from_json),
             heads=_heads(top),
-            units=listed(top, "units", top.get("units"), files),
+            units=file_of(top, "units", top.get("units"), files),
             bank=read_bank(top),
             trunk_hash=_sha256(top, "trunk_hash", top.get("trunk_hash")),
             files=files,
             graphs=_graphs(top, files),
             verified=_if_told(top, "verified", Verified.from_json),
             provenance=_if_told(top, "provenance", Provenance.from_json),
-            own_weights=listed(top, "own_weights", top.get("own_weights"), files) if own else "",
+            own_weights=file_of(top, "own_weights", top.get("own_weights"), files) if own else "",
             adapters=read_adapters(top) if version == LATEST else (),
             packed=own and version == LATEST and top.flag("packed"),
         )
@@ -235,7 +235,7 @@ def _graphs(top: Fields, files: Mapping[str, str]) -> dict[str, str]:
         raise top.fail("graphs", "is empty")
     found: dict[str, str] = {}
     for key in graphs.value:
-        file = listed(graphs, key, graphs.get(key), files)
+        file = file_of(graphs, key, graphs.get(key), files)
         if file in found.values():
             raise graphs.fail(key, f"is {shown(file)}, another precision's file")
         found[key] = file

@@ -27,7 +27,7 @@ __all__ = [
     "ImageInput",
     "cost_text",
     "counts_to_json",
-    "listed",
+    "file_of",
     "read_bank",
     "read_counts",
     "read_domains",
@@ -72,7 +72,7 @@ class Domain:
             raise fields.fail("accuracy", "must be a number in 0..1")
         told = "accuracy_views" in fields.value
         views = fields.integer("accuracy_views", 1, MAX_COUNT) if told else None
-        pack = listed(fields, "pack", fields.get("pack"), files)
+        pack = file_of(fields, "pack", fields.get("pack"), files)
         return cls(fields.text("name", 200), tuple(classes), pack, accuracy, views)
 
     def to_json(self) -> dict[str, Any]:
@@ -267,7 +267,7 @@ def counts_to_json(backbone: float, exported: float, **beside: float) -> dict[st
     return {"backbone": backbone, "exported": exported, **beside}
 
 
-def listed(fields: Fields, key: str, value: Any, files: Mapping[str, str]) -> str:
+def file_of(fields: Fields, key: str, value: Any, files: Mapping[str, str]) -> str:
     """`value` if it is one of `files`, else BundleError naming `key`."""
     if not isinstance(value, str) or value not in files:
         raise fields.fail(key, f"is {value!r}, which `files` does not list")

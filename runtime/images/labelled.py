@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base import Orientation, path_argument, shown
+from prunion.runtime.base import Orientation, listed, path_argument, shown
 from prunion.runtime.errors import DataError, InputError
 from prunion.runtime.images.image_set import ImageSet
 from prunion.runtime.images.labels import Split, check_label, number_labels
@@ -51,12 +51,12 @@ def open_labelled(
         skipped.update({**split.skipped, **beside})
     unknown = _unknown(split, set(classes))
     if unknown and not skip_unknown:
-        told = [f"{shown(name)}{_nearest(name, classes)}" for name in list(unknown)[:MOST_NAMED]]
-        more = f" and {len(unknown) - MOST_NAMED} more" if len(unknown) > MOST_NAMED else ""
+        names = list(unknown)
+        names[:MOST_NAMED] = [shown(x) + _nearest(x, classes) for x in names[:MOST_NAMED]]
         raise DataError(
-            f"the data have images of classes that {domain} does not know: {', '.join(told)}"
-            f"{more}; name them as `prunion inspect --json` shows, or leave such images out with "
-            "--skip-unknown"
+            f"the data have images of classes that {domain} does not know: "
+            f"{listed(names, MOST_NAMED)}; name them as `prunion inspect --json` shows, or leave "
+            "such images out with --skip-unknown"
         )
     unused = [name for name in split.names or () if name not in classes]
     labels = number_labels(split, classes, {*unknown, *unused})

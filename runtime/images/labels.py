@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from prunion.runtime.base import shown
+from prunion.runtime.base import listed, shown
 from prunion.runtime.errors import DataError
 from prunion.runtime.images.image_set import ImageSet, set_digest
 
@@ -139,8 +139,7 @@ def unnumbered(split: Split, index: int, none_of: str, otherwise: str = "") -> s
 
 
 def _none_of(classes: tuple[str, ...]) -> str:
-    some = ", ".join(classes[:5]) + (", …" if len(classes) > 5 else "")
-    return f"none of the {len(classes)} classes ({some})"
+    return f"none of the {len(classes)} classes ({listed(classes, 5)})"
 
 
 def plain_name(name: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from prunion.runtime.base import Precision, arithmetic_of
+from prunion.runtime.base import Precision, arithmetic_of, listed
 from prunion.runtime.errors import EngineError
 
 if TYPE_CHECKING:
@@ -89,9 +89,8 @@ def layers_note(layers: Sequence[EngineLayer], asked: Precision) -> str:
         return "the inspector does not tell in what its convolutions run"
     if not wrong:
         return f"all {len(known)} convolutions run in {wanted}"
-    names = ", ".join(f"{x.name} ({x.precision})" for x in wrong[:3])
-    more = ", …" if len(wrong) > 3 else ""
-    return f"{len(wrong)} of {len(known)} convolutions do NOT run in {wanted}: {names}{more}"
+    names = listed([f"{x.name} ({x.precision})" for x in wrong], 3)
+    return f"{len(wrong)} of {len(known)} convolutions do NOT run in {wanted}: {names}"
 
 
 def _told(layers: Sequence[EngineLayer]) -> list[EngineLayer]:

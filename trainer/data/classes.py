@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunion.runtime.base import check_text, first_of, shown
+from prunion.runtime.base import check_text, listed, shown
 from prunion.runtime.bundle import MAX_CLASSES
 from prunion.runtime.errors import DataError
 from prunion.runtime.images import (
@@ -78,7 +78,7 @@ def number_classes(
         for part, images in others.items():
             others[part], lost[part] = _only(images, kept)
         if dropped or any(lost.values()):
-            names = first_of(list(map(repr, dropped)), MOST_NAMED)
+            names = listed(list(map(repr, dropped)), MOST_NAMED)
             of = f"{names}, without training images, and " if dropped else ""
             counts = " and ".join(f"{count} {part}" for part, count in lost.items())
             remarks.append(f"drop_untrained: left out {of}{counts} images of such classes")
@@ -214,7 +214,7 @@ def parts_among(names: Iterable[str]) -> list[str]:
 def _like_parts(classes: tuple[str, ...]) -> Iterator[str]:
     """Classes that are folders of training and of test images, it seems."""
     if found := parts_among(classes):
-        told = first_of(list(map(repr, found)), MOST_NAMED)
+        told = listed(list(map(repr, found)), MOST_NAMED)
         yield (
             f"classes {told} are named like parts of a data set: if they are, give these apart as "
             "train and test"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from prunion.runtime.base import first_of
+from prunion.runtime.base import listed
 from prunion.runtime.images import ImageSet, plain_name
 
 __all__ = ["remarks_between", "remarks_of"]
@@ -64,7 +64,7 @@ def _untested(classes: Sequence[str], test: ImageSet) -> list[str]:
     lacking = [repr(classes[i]) for i in np.setdiff1d(np.arange(len(classes)), test.labels)]
     if not lacking:
         return []
-    told = first_of(lacking, MOST_NAMED)
+    told = listed(lacking, MOST_NAMED)
     return [f"no test images of {told}: the accuracy says nothing of such classes"]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from prunion.runtime.base import Orientation, is_pipe, json_of, reason_of, shown
+from prunion.runtime.base import Orientation, is_pipe, json_of, listed, reason_of, shown
 from prunion.runtime.errors import DataError
 from prunion.runtime.images.image_check import ImageCheck, decode_image
 from prunion.runtime.images.labels import Split, written_labels
@@ -74,7 +74,7 @@ def check_columns(place: Path | str, head: list[str], columns: tuple[str, str]) 
         told = " and ".join(
             f"{'several columns' if head.count(x) else 'no column'} {shown(x)}" for x in missing
         )
-        has = ", ".join(map(str, head[:12])) + (", …" if len(head) > 12 else "")
+        has = listed(list(map(str, head)), 12)
         several = any(x in head for x in missing)
         raise DataError(
             f"{place} has {told} (it has {shown(has)[1:-1]}): "

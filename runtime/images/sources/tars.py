@@ -26,6 +26,7 @@ from prunion.runtime.base import (
     Placed,
     holds_data,
     json_of,
+    listed,
     reason_of,
     shown,
 )
@@ -296,5 +297,4 @@ def _small(file: _File, read: Callable[[_File], bytes], most: int, what: str) ->
 
 
 def _listed(names: Any) -> str:
-    some = [shown(str(name))[1:-1] for name in list(names)[:8]]
-    return ", ".join(some) + (", …" if len(names) > 8 else "") or "nothing"
+    return listed([shown(str(name))[1:-1] for name in names], 8) or "nothing"

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prunion.runtime.base import listed
 from prunion.runtime.batching import (
     Batcher,
     BatchOptions,
@@ -127,7 +128,7 @@ def make_serving(model: Model, options: ServeOptions, statistics: Statistics) ->
         logger.warning(
             "packs of %s lie in the folder of packs and are not served, for the bundle has models "
             "of their names: name that folder with --watch, or with --allow and load them",
-            ", ".join(shadowed[:SHOWN]) + (", …" if len(shadowed) > SHOWN else ""),
+            listed(shadowed, SHOWN),
         )
     return serving
 

@@ -75,5 +75,7 @@ def test_a_lone_word_is_told_with_the_error_s_type() -> None:
 def test_a_thousand_names_are_told_by_the_first() -> None:
     names = [f"d{number}" for number in range(1000)]
     assert listed(names[:2]) == "d0, d1"
-    assert listed(names[:2], more=True) == "d0, d1, …"
-    assert listed(names).endswith("d18, d19, …")
+    assert listed(names[:2], open_end=True) == "d0, d1 and more"
+    assert listed(names).endswith("d18, d19 and 980 more")
+    assert listed(names, 2) == "d0, d1 and 998 more"
+    assert listed(names, open_end=True).endswith("d18, d19 and more")

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prunion.runtime.base import first_of
+from prunion.runtime.base import listed
 
 __all__ = ["NORM_MOMENTUM", "hooked", "tell_left_out"]
 
@@ -45,7 +45,7 @@ def tell_left_out(model: nn.Module, example: torch.Tensor, place: int, cut: str 
             "the network has hooks (%s): what one returns of an answer is in the graph that is "
             "trained, and whatever else it does, as to keep or count, is done while that is traced "
             "alone",
-            first_of(names, MOST_NAMED),
+            listed(names, MOST_NAMED),
         )
     draws = _Draws()
     try:
@@ -59,7 +59,7 @@ def tell_left_out(model: nn.Module, example: torch.Tensor, place: int, cut: str 
         names = [f"{type(modules[name]).__name__} {name}".strip() for name in draws.found]
         log.info(
             "the network is trained without what is random in its own training mode: %s",
-            first_of(names, MOST_NAMED),
+            listed(names, MOST_NAMED),
         )
     elif own.shape != other.shape or not torch.allclose(own, other, 1e-3, 1e-4, equal_nan=True):
         log.info(

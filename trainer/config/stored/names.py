@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prunion.runtime.base import first_of
+from prunion.runtime.base import listed
 
 __all__ = [
     "BASELINE",
@@ -44,4 +44,4 @@ def runs_below(folder: Path) -> str:
     names = [path.parent.parent.name for path in found]
     if len(names) == 1:
         return f"the run {names[0]}: give that folder"
-    return f"several runs, {first_of(names, MOST_NAMED)}: give one of them"
+    return f"several runs, {listed(names, MOST_NAMED)}: give one of them"

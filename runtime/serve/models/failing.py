@@ -51,13 +51,13 @@ class Failing:
 
     def clear(self, domains: Collection[str]) -> None:
         """Note that these have answered, together."""
-        if not self.alone and not self.together:
+        if not self.alone and not self.together and not self._parted:
             return
         answered = set(domains)
         for name in answered:
             self.alone.pop(name, None)
-        if len(answered) > 1:
-            self.mixed = False
+        if len(answered) > 1:  # so batches do not fail as such, or no more
+            self.mixed, self._parted = False, ""
         if self.together and not self.mixed:
             self.together -= answered
             if not self.together and len(answered) == 1:

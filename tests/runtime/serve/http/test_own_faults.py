@@ -94,6 +94,12 @@ def test_a_batch_that_fails_where_each_domain_answers_alone_does_not_flip(
         assert ask_bundle(client, 0, 1) == 200
         assert ask_bundle(client, 0) == 200
         assert not unready(client)
+        with monkeypatch.context() as patched:
+            patched.setattr(model, "_mixed", refuse)
+            patched.setattr(type(model.tune()), "splits", lambda *_: False)
+            assert ask_bundle(client, 0, 1) == 503
+        assert [ask_bundle(client, place) for place in range(2)] == [200] * 2
+        assert not unready(client), "batches have answered since: one that fails is one, as before"
         client.service.close()
 
 

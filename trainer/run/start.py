@@ -135,8 +135,8 @@ def begin(
     adapt_network(net, config.train)
     set_normalisation(net, config)
     check_budget(config, net, budget, begun=graph is not None)
-    idle = limit_doubt(config.budget, budget) if cuts else ""
-    for unsure in filter(None, (own_doubt(config, net), idle)):
+    cuts_nothing = limit_doubt(config.budget, budget) if cuts else ""
+    for unsure in filter(None, (own_doubt(config, net), cuts_nothing)):
         log.warning(unsure)
     if (idle := idle_keys(config)) and folder.name != BASELINE:  # which has its run's keys
         told = "[train] %s: says nothing, as [budget] limit 1 leaves every channel"

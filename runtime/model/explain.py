@@ -95,5 +95,8 @@ def _plan_lines(plan: Plan | None, splits: bool) -> list[str]:
     if plan.single:
         single = "sliced to their domain" if plan.sliced and plan.slices else "not sliced"
         verdict += f"; pinned sessions are {single}"
+    if any(map(plan.joins, BATCHES)):
+        few = "" if plan.joins(1) else ", but one image alone,"
+        verdict += f"; a batch of one domain{few} goes to the mixed session, which is faster"
     verdict += f", {plan.reason}" if plan.reason else ""
     return [f"{verdict}; measured here:", *lines, f"mixed batches that are not split run {layout}"]

@@ -135,8 +135,7 @@ class Model:
         items, tables = as_list(images), self._tables
         if not items:
             raise InputError("no images given: pass at least one")
-        rows = tables.indices(domain, len(items))
-        predictions: list[Prediction] = []
+        rows, predictions = tables.indices(domain, len(items)), list[Prediction]()
         for start in range(0, len(items), batch_size):
             part = slice(start, start + batch_size)
             logits = self._answer(tables, self._images(items[part]), rows[part])
@@ -228,8 +227,7 @@ class Model:
         if len(array) > self.sessions.probe.compared:
             self.sessions.probe.check_size(len(array))
         logits = self._routed(tables, array, rows)
-        # Past a domain's classes they are -inf, so the finite ones are counted; in plain Python,
-        # because at batch 1 a microsecond is half a percent of a small network.
+        # Past a domain's classes they are -inf. In plain Python: at batch 1 a microsecond counts.
         if np.count_nonzero(np.isfinite(logits)) < sum(map(tables.counts.__getitem__, rows)):
             self._refuse(tables, array, logits, rows)
         return logits
@@ -247,6 +245,8 @@ class Model:
         """The logits, by whatever sessions the plan says."""
         listed = rows.tolist()
         if listed.count(listed[0]) == len(listed):
+            if self._plan is not None and self._plan.joins(len(listed)):
+                return self._mixed(tables, array, rows)
             return self._single(tables, tables.domains[listed[0]], array, rows)
         places: dict[int, list[int]] = {}
         for place, row in enumerate(listed):

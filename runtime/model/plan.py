@@ -87,6 +87,13 @@ class Plan:
         parts = self.spread * sum(map(self.alone, counts))
         return parts < WORTH * self.together(sum(counts))
 
+    def joins(self, count: int) -> bool:
+        """Whether the mixed session answers `count` images of one domain faster than its own.
+
+        It does where its layout is in blocks and a pinned one's widths are no multiples of them.
+        """
+        return 0 < self.together(count) < WORTH * self.alone(count)
+
     def alone(self, count: int) -> float:
         """Milliseconds of `count` images of one domain by its pinned session; 0 if not measured."""
         return _time(self.single, count) if self.single else 0.0

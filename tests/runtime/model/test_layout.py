@@ -45,6 +45,27 @@ def agrees(model: Model, toy: ModuleType, batch: np.ndarray) -> None:
     np.testing.assert_allclose(model.logits(batch, ROWS), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_one_domains_images_go_where_they_are_answered_faster(
+    model: Model, toy: ModuleType, batch: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pinned session of odd widths takes five times what all domains' one in blocks takes."""
+    planned(monkeypatch, Plan(times(2), times(9), plain=times(20)))
+    assert model.tune().joins(1)
+    for row, name in enumerate(model.domains):
+        expected = toy.reference(toy.make_tables(), batch, np.full(6, row))
+        np.testing.assert_allclose(model.logits(batch, [name] * 6), expected, rtol=1e-4, atol=1e-5)
+    assert not model.explain().sessions
+    assert "a batch of one domain goes to the mixed session" in str(model.explain())
+
+
+def test_a_mixed_session_joins_what_it_answers_faster() -> None:
+    slow_alone = Plan({1: 2.0, 2: 3.0, 8: 9.0}, {1: 1.0, 2: 3.5, 8: 12.0})
+    assert [slow_alone.joins(count) for count in BATCHES] == [False, True, True]
+    assert not Plan(times(1)).joins(1), "no pinned session was measured"
+    assert not Plan(pinned=times(1)).joins(1), "no mixed session was measured"
+    assert not Plan(times(1), times(1)).joins(1), "they are alike"
+
+
 def test_a_faster_layout_takes_the_mixed_sessions_place(
     model: Model, toy: ModuleType, batch: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:

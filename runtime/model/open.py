@@ -55,7 +55,7 @@ def load(
             mixed one; 0 for none of them, None for a quarter of the memory that is free now. Any
             number also makes sessions lay out no memory ahead for each batch shape.
         slicing: whether pinned sessions may leave out channels that their domain does not use.
-        tune: measure now whether to split mixed batches, not at the first of them.
+        tune: measure now which sessions answer what fastest, not at the first mixed batch.
         engine: an engine file of `prunion build`, for the two backends of TensorRT.
 
     Raises:

@@ -39,11 +39,11 @@ class Attention(Plain):
 
 
 class WrittenInto(Plain):
-    """A part of what is computed is overwritten."""
+    """Every other channel of what is computed is overwritten."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.bn1(self.conv1(x)).relu()
-        x[:, 2:5].mul_(3.0)
+        x[:, ::2].mul_(3.0)
         return x.mean((2, 3))
 
 

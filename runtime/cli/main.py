@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import os
 import sys
@@ -49,8 +50,11 @@ class Cli(OneLineGroup):
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of this name, its module loaded now; None if there is none."""
+        """The command of this name, its module loaded now; None if none has it, or nearly."""
         if cmd_name not in COMMANDS:
+            close = difflib.get_close_matches(cmd_name, COMMANDS, n=1)
+            if close and not ctx.resilient_parsing:  # a shell that completes wants no error
+                raise click.UsageError(f"no command {cmd_name!r}: did you mean {close[0]!r}?", ctx)
             return None
         module, attribute = COMMANDS[cmd_name].split(":")
         command = getattr(import_module(module), attribute)

@@ -185,3 +185,10 @@ assert not mine, mine[:5]
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_command_spelled_wrong_is_told_the_nearest() -> None:
+    done = invoke("trian", "run.toml")
+    assert done.exit_code == 2 and "did you mean 'train'?" in done.output
+    done = invoke("zzz")
+    assert done.exit_code == 2 and "No such command" in done.output

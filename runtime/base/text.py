@@ -7,14 +7,7 @@ from collections.abc import Sequence
 
 from prunion.runtime.errors import printable
 
-__all__ = [
-    "amount_text",
-    "asked_text",
-    "listed",
-    "one_line",
-    "reason_of",
-    "shown",
-]
+__all__ = ["amount_text", "asked_text", "listed", "one_line", "reason_of", "shown"]
 
 MOST_SHOWN, MOST_REASON = 60, 160  # characters
 MOST_LISTED = 20  # names

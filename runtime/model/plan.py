@@ -1,8 +1,8 @@
 """Which sessions answer a batch: measured once per model and machine, then remembered.
 
 A mixed batch can go to the mixed session, which may run in ONNX Runtime's blocked layout, or be
-split by domain and go to pinned (single-domain) ones. Which is faster depends on the machine, so
-each kind is timed at a few batch sizes.
+split by domain and go to pinned (single-domain) ones; one of a single domain can go to either.
+Which is faster depends on the machine, so each kind is timed at a few batch sizes.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ def measure_plan(
     blocked = found.get("blocked")
     if blocked is None:
         return plan
-    # One image alone is a batch of one domain, which a pinned session answers.
+    # One image alone is a batch of one domain, which a pinned session may answer.
     ours, theirs = (sum(times[n] for n in BATCHES[1:]) for times in (blocked, plan.mixed))
     if ours < WORTH * theirs:
         return replace(plan, mixed=blocked, plain=plan.mixed)
